@@ -1,0 +1,136 @@
+package registry
+
+import (
+	"context"
+	"time"
+)
+
+// A Store keeps a mesh's facts. It decides: what it does not hold is not so.
+// Every implementation passes registrytest.TestStore. Methods may be called from any goroutine.
+// An error that wraps ErrUnavailable says that nothing is known of the outcome.
+type Store interface {
+	// Watch brings the reader from revision from (0: nothing known) to the present and keeps it there,
+	// until ctx ends or the watch breaks; it always returns an error. With from 0 it lists first:
+	// batches with List set, the last of them with Done. After that, changes in order of revision, never half a
+	// transaction; and at least every 500 ms, while the store is in reach, a batch that may be empty and whose Revision is
+	// the store's own: progress. fn runs on the watch's goroutine; an error of fn ends the watch and is returned.
+	Watch(ctx context.Context, from int64, fn func(Batch) error) error
+
+	// Get reads one affinity past every cache. A record that is absent is Affinity{}, with no error.
+	Get(ctx context.Context, pool, key string) (Affinity, error)
+
+	// Commit writes affinities. Results are in the order of the writes; each write succeeds or fails by itself.
+	// The error is about all of them (ErrUnavailable). One key appears at most once in ws; len(ws) is at most MaxCommit.
+	Commit(ctx context.Context, ws []Write) ([]Result, error)
+
+	// PutPool creates (guard 0) or replaces (guard = the revision replaced) a pool's configuration.
+	// ErrConflict if the guard does not hold.
+	PutPool(ctx context.Context, p *Pool, guard int64) error
+	// DeletePool removes a pool's configuration, guarded likewise.
+	DeletePool(ctx context.Context, name string, guard int64) error
+	// SetAdmin records what the operator wants of a broker.
+	SetAdmin(ctx context.Context, ref BrokerRef, s AdminState) error
+	// SetPin ties a key to a broker; broker "" unties it.
+	SetPin(ctx context.Context, ref PinRef, broker string) error
+
+	// Join registers an edge under a lease of its own (TTL 10 s) and keeps it alive in the background until the session is closed.
+	// Join itself does not wait longer than ctx.
+	Join(ctx context.Context, e Edge) (Session, error)
+
+	// Close ends everything that the store started; sessions that are still open end by their TTL.
+	Close() error
+}
+
+// MaxCommit bounds the writes of one Commit: etcd's default of 128 operations a transaction (--max-txn-ops), less one.
+const MaxCommit = 127
+
+// SessionTTL is how long an edge that vanished stays registered.
+const SessionTTL = 10 * time.Second
+
+// Batch is what Watch tells.
+type Batch struct {
+	Revision int64 // where these changes bring the reader
+	List     bool  // part of a listing: build it aside
+	Done     bool  // the listing is complete: swap it in
+	Changes  []Change
+}
+
+// Write is one guarded write of an affinity.
+type Write struct {
+	Pool, Key string
+	Affinity  Affinity // zero (no Broker) = delete
+	// Guard is the revision of the record that is replaced or deleted; 0 = create if absent.
+	Guard int64
+	// Lease is how long the store must keep the record at least if nobody writes it again; it may be kept a quarter longer.
+	Lease time.Duration
+	// Facts must still stand at their revisions, else Stale.
+	Facts []Fact
+}
+
+// Result is the fate of one Write.
+type Result struct {
+	Status   Status
+	Revision int64    // of the record as written, when Committed
+	Found    Affinity // the record that stands, when Conflict; zero if it is gone
+}
+
+// Status of a Result.
+type Status uint8
+
+const (
+	Committed Status = iota + 1
+	Conflict         // the guard does not hold: Found stands instead
+	Stale            // a fact has changed: the View is old; wait for the watch and route again
+)
+
+// Session is an edge's presence in the store, on a lease.
+type Session interface {
+	// Lost is closed once the lease is gone: join again.
+	Lost() <-chan struct{}
+	// Report stores this edge's view of the brokers.
+	Report(ctx context.Context, h Health) error
+	// Campaign blocks until this edge leads, ctx ends or the session is lost.
+	Campaign(ctx context.Context) (Leadership, error)
+	// Close leaves in order: the registration is first marked Leaving, then the lease is revoked.
+	Close(ctx context.Context) error
+}
+
+// Leadership is a won election. Its writes are guarded by the election key: an edge that was deposed can write nothing.
+type Leadership interface {
+	// Lost is closed once this edge leads no longer, as far as it can know by itself.
+	Lost() <-chan struct{}
+	// PutVerdict writes a broker's verdict; ErrNotLeader if another leads.
+	PutVerdict(ctx context.Context, ref BrokerRef, v Verdict) error
+	// DeleteVerdict removes the verdict on a broker that is no longer configured.
+	DeleteVerdict(ctx context.Context, ref BrokerRef) error
+	// Resign gives the leadership up.
+	Resign(ctx context.Context) error
+}
+
+// A Bus hurries facts between edges. It decides nothing: every message may be lost, doubled, late or forged.
+// Every implementation passes registrytest.TestBus.
+type Bus interface {
+	// Publish sends m to every other edge, best effort, and never waits for the network.
+	Publish(m Message) error
+	// Subscribe calls fn for every message of other edges, on the bus's goroutine: fn must not block. cancel may be called once.
+	Subscribe(fn func(Message)) (cancel func(), err error)
+	// Connected reports whether the bus reaches its server now.
+	Connected() bool
+	// Close flushes for a moment and ends all subscriptions.
+	Close() error
+}
+
+// Message is what edges tell each other. Exactly one pointer is set.
+type Message struct {
+	From   string // edge id
+	Notice *Notice
+	Health *Health
+	Doubt  *BrokerRef // a dial or probe of this broker failed: everybody, probe it now
+}
+
+// Notice hurries a committed affinity. It routes provisionally until the watch reaches its revision.
+type Notice struct {
+	Pool, Key string
+	Affinity  Affinity // no Broker = deleted
+	Revision  int64
+}
