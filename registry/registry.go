@@ -8,10 +8,13 @@
 // implementation passes. [Cache] is an edge's copy of all of it, and
 // [Committer] writes affinities behind the clients' backs.
 //
-//	store := registry.NewMemory()
-//	cache := registry.NewCache(registry.CacheConfig{Store: store, Bus: registry.NewMemoryBus()})
+//	store, hub := registry.NewMemory(), registry.NewMemoryBus()
+//	cache := registry.NewCache(registry.CacheConfig{Store: store, Bus: hub.Bus("edge-1")})
 //	go cache.Run(ctx)
-//	rec, fresh := cache.Lookup("default", "thermostat-17")
+//	rec, source := cache.Resolve(ctx, "default", "thermostat-17")
+//	if !rec.Present() {
+//		// new: place it; or not known in time (source says which): place it all the same
+//	}
 //
 // What it refuses to do: choose a broker (package router), judge health
 // (package failover), or touch a client's bytes (package edge).
@@ -30,6 +33,9 @@ var ErrConflict = errors.New("registry: changed meanwhile")
 
 // ErrNotLeader is returned by a Leadership's writes once the election key is no longer this edge's.
 var ErrNotLeader = errors.New("registry: not the leader")
+
+// ErrSessionLost is returned by the methods of a Session whose lease is gone: join again.
+var ErrSessionLost = errors.New("registry: session lost")
 
 // ErrCompacted is returned by Store.Watch when the history after the revision it was asked for is gone: list anew.
 var ErrCompacted = errors.New("registry: revision compacted")
@@ -205,26 +211,29 @@ func (a Affinity) Present() bool { return a.Broker != "" }
 
 // Fact is a revision that a decision was based on; a guarded write fails when it has changed.
 type Fact struct {
-	Kind       Kind // KindPool, KindAdmin or KindVerdict
-	Pool, Name string
-	Revision   int64 // 0 = absent
+	Kind     Kind   // KindPool, KindAdmin or KindVerdict
+	Pool     string // the pool itself (KindPool), or the broker's
+	Name     string // the broker; "" for KindPool
+	Revision int64  // 0 = absent
 }
 
 // Kind tells what a Change or a Fact is about.
 type Kind uint8
 
 const (
-	KindAffinity Kind = iota + 1 // Change.Pool, Name = key, Affinity
+	KindAffinity Kind = iota + 1 // Change.PoolName, Name = key, Affinity
 	KindPool                     // Change.Name, Pool
 	KindAdmin                    // Change.PoolName, Name = broker
 	KindVerdict                  // Change.PoolName, Name = broker
 	KindPin                      // Change.PoolName, Name = key, Broker
 	KindEdge                     // Change.Name = edge
 	KindHealth                   // Change.Name = edge
-	KindLeader                   // Change.Name = edge that leads
+	KindLeader                   // Change.Name = edge that leads; deleted: the edge that leads no longer, or "" if not known
 )
 
-// Change is one key's new value (or its end) in the store. Only the field of its Kind is set.
+// Change is one key's new value (or its end) in the store. Only the field of its Kind is set;
+// the revisions inside it (of an Affinity, a Pool, an Admin, a Verdict) are set too and equal Revision.
+// A deleted one has Kind, PoolName, Name and Revision (of the deletion), and no value.
 type Change struct {
 	Kind     Kind
 	PoolName string // for KindAffinity, KindAdmin, KindVerdict, KindPin

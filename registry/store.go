@@ -10,17 +10,20 @@ import (
 // An error that wraps ErrUnavailable says that nothing is known of the outcome.
 type Store interface {
 	// Watch brings the reader from revision from (0: nothing known) to the present and keeps it there,
-	// until ctx ends or the watch breaks; it always returns an error. With from 0 it lists first:
-	// batches with List set, the last of them with Done. After that, changes in order of revision, never half a
-	// transaction; and at least every 500 ms, while the store is in reach, a batch that may be empty and whose Revision is
+	// until ctx ends (its error is returned) or the watch breaks; it always returns an error. With from 0 it lists first:
+	// batches with List set, all of one Revision, the last of them with Done; an empty store too has its Done.
+	// After that (with another from: at once), changes in order of revision, never half a transaction;
+	// and at least every 500 ms, while the store is in reach, a batch that may be empty and whose Revision is
 	// the store's own: progress. fn runs on the watch's goroutine; an error of fn ends the watch and is returned.
+	// History that is gone is ErrCompacted; a from that the store has not reached is ErrReset.
 	Watch(ctx context.Context, from int64, fn func(Batch) error) error
 
 	// Get reads one affinity past every cache. A record that is absent is Affinity{}, with no error.
 	Get(ctx context.Context, pool, key string) (Affinity, error)
 
 	// Commit writes affinities. Results are in the order of the writes; each write succeeds or fails by itself.
-	// The error is about all of them (ErrUnavailable). One key appears at most once in ws; len(ws) is at most MaxCommit.
+	// The error is about all of them: ErrUnavailable (the outcome is unknown), or another (nothing was written: a key twice
+	// in ws, more than MaxCommit writes, an invalid pool name).
 	Commit(ctx context.Context, ws []Write) ([]Result, error)
 
 	// PutPool creates (guard 0) or replaces (guard = the revision replaced) a pool's configuration.
@@ -28,7 +31,7 @@ type Store interface {
 	PutPool(ctx context.Context, p *Pool, guard int64) error
 	// DeletePool removes a pool's configuration, guarded likewise.
 	DeletePool(ctx context.Context, name string, guard int64) error
-	// SetAdmin records what the operator wants of a broker.
+	// SetAdmin records what the operator wants of a broker; state "" forgets it.
 	SetAdmin(ctx context.Context, ref BrokerRef, s AdminState) error
 	// SetPin ties a key to a broker; broker "" unties it.
 	SetPin(ctx context.Context, ref PinRef, broker string) error
@@ -59,9 +62,11 @@ type Batch struct {
 type Write struct {
 	Pool, Key string
 	Affinity  Affinity // zero (no Broker) = delete
-	// Guard is the revision of the record that is replaced or deleted; 0 = create if absent.
+	// Guard is the revision of the record that is replaced or deleted; 0 = create if absent
+	// (and a delete with Guard 0 is Committed where nothing is to be deleted).
 	Guard int64
-	// Lease is how long the store must keep the record at least if nobody writes it again; it may be kept a quarter longer.
+	// Lease is how long the store must keep the record at least if nobody writes it again; it may be kept a quarter longer,
+	// rounded up to whole seconds. 0 = until it is deleted.
 	Lease time.Duration
 	// Facts must still stand at their revisions, else Stale.
 	Facts []Fact
@@ -69,8 +74,10 @@ type Write struct {
 
 // Result is the fate of one Write.
 type Result struct {
-	Status   Status
-	Revision int64    // of the record as written, when Committed
+	Status Status
+	// Revision is that of the write when Committed; else a revision of the store at which the refusal held:
+	// a cache that has reached it knows why.
+	Revision int64
 	Found    Affinity // the record that stands, when Conflict; zero if it is gone
 }
 
@@ -79,19 +86,44 @@ type Status uint8
 
 const (
 	Committed Status = iota + 1
-	Conflict         // the guard does not hold: Found stands instead
-	Stale            // a fact has changed: the View is old; wait for the watch and route again
+	Conflict         // the guard does not hold: Found stands instead. Also where a fact has changed besides
+	Stale            // the guard holds but a fact has changed: the View is old; wait for the watch and route again
+
+	// A Committer answers these too, a Store never.
+
+	Superseded // a newer write of the same key took its place in the queue
+	Dropped    // the queue was full, or the Committer ended first: submit again when the record is due for its refresh
+	Refused    // the store will never take this write
 )
+
+// String returns a fixed lower-case name, fit for a metric label.
+func (s Status) String() string {
+	switch s {
+	case Committed:
+		return "committed"
+	case Conflict:
+		return "conflict"
+	case Stale:
+		return "stale"
+	case Superseded:
+		return "superseded"
+	case Dropped:
+		return "dropped"
+	case Refused:
+		return "refused"
+	}
+	return "unknown"
+}
 
 // Session is an edge's presence in the store, on a lease.
 type Session interface {
-	// Lost is closed once the lease is gone: join again.
+	// Lost is closed once the lease is gone, by Close too: join again.
 	Lost() <-chan struct{}
 	// Report stores this edge's view of the brokers.
 	Report(ctx context.Context, h Health) error
-	// Campaign blocks until this edge leads, ctx ends or the session is lost.
+	// Campaign blocks until this edge leads, ctx ends or the session is lost (ErrSessionLost).
 	Campaign(ctx context.Context) (Leadership, error)
-	// Close leaves in order: the registration is first marked Leaving, then the lease is revoked.
+	// Close leaves in order: the registration is first marked Leaving, then the lease is revoked, in two revisions.
 	Close(ctx context.Context) error
 }
 
@@ -103,7 +135,7 @@ type Leadership interface {
 	PutVerdict(ctx context.Context, ref BrokerRef, v Verdict) error
 	// DeleteVerdict removes the verdict on a broker that is no longer configured.
 	DeleteVerdict(ctx context.Context, ref BrokerRef) error
-	// Resign gives the leadership up.
+	// Resign gives the leadership up; Lost is closed then. The session stays.
 	Resign(ctx context.Context) error
 }
 
