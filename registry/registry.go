@@ -253,7 +253,7 @@ type Change struct {
 // State is everything that routing and judging use, except affinities, as of one revision.
 // It is immutable once published; Apply makes the next one.
 type State struct {
-	Revision int64
+	Revision int64 // at which something of it last changed
 	Pools    map[string]*Pool
 	Admin    map[BrokerRef]Admin
 	Verdicts map[BrokerRef]Verdict

@@ -142,9 +142,11 @@ type Leadership interface {
 // A Bus hurries facts between edges. It decides nothing: every message may be lost, doubled, late or forged.
 // Every implementation passes registrytest.TestBus.
 type Bus interface {
-	// Publish sends m to every other edge, best effort, and never waits for the network.
+	// Publish sends m to every other edge, best effort, and never waits for the network. The bus sets m.From.
+	// An error says that m went nowhere: it is malformed, the bus is closed, or what waits for the server is full.
 	Publish(m Message) error
-	// Subscribe calls fn for every message of other edges, on the bus's goroutine: fn must not block. cancel may be called once.
+	// Subscribe calls fn for every message of other edges, on the bus's goroutine: fn must not block. cancel may be called once,
+	// not from fn; fn is not called after it has returned. Nobody can say when a server has heard of a new subscription.
 	Subscribe(fn func(Message)) (cancel func(), err error)
 	// Connected reports whether the bus reaches its server now.
 	Connected() bool
