@@ -1,0 +1,271 @@
+package listen
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/limpet-mesh/limpet/edge/relay"
+	"github.com/quic-go/quic-go"
+)
+
+// The numbers of QUIC listeners, together.
+const (
+	// quicIdle ends a connection whose client has vanished; quicKeepAlive keeps one alive whose client merely has nothing to say,
+	// and its way through NATs open, some of which forget UDP after 30 s (RFC 9308 §3.2). The client's own idle time-out counts
+	// if it is shorter.
+	quicIdle      = 90 * time.Second
+	quicKeepAlive = 25 * time.Second
+	// What a client may send ahead of what is read: bounded memory before we know it, enough for large messages once they flow.
+	quicStreamWindow    = 64 << 10
+	quicStreamWindowMax = 1 << 20
+	quicConnWindow      = 96 << 10
+	quicConnWindowMax   = 3 << 19
+	// quicLinger bounds how long a closed connection waits for its last bytes to arrive. quic-go cannot tell that they have, but
+	// a client that has read the end of the stream closes the connection.
+	quicLinger = time.Second
+	// quicRetryAt: above the bound of handshakes divided by this, clients must first prove their address (RFC 9000 §8.1.2),
+	// which costs them a round trip.
+	quicRetryAt = 8
+
+	quicOK       quic.ApplicationErrorCode = 0
+	quicNoStream quic.ApplicationErrorCode = 1
+)
+
+// quicSocket is a UDP socket with its QUIC transport. The listener and every connection hold it; the last to let go closes it.
+type quicSocket struct {
+	udp       *net.UDPConn
+	transport *quic.Transport
+	holders   atomic.Int64
+	done      chan struct{}
+}
+
+func newQUICSocket(udp *net.UDPConn, done chan struct{}) *quicSocket {
+	s := &quicSocket{udp: udp, transport: &quic.Transport{Conn: udp}, done: done}
+	s.holders.Store(1)
+	return s
+}
+
+func (s *quicSocket) hold() { s.holders.Add(1) }
+
+func (s *quicSocket) release() {
+	if s.holders.Add(-1) == 0 {
+		_ = s.transport.Close()
+		_ = s.udp.Close()
+		close(s.done)
+	}
+}
+
+// quicHandshake is a connection between its first packet and its acceptance.
+type quicHandshake struct {
+	since time.Time
+	over  atomic.Bool // accepted or failed, whichever came first
+	stop  func() bool
+}
+
+type quicHandshakeKey struct{}
+
+// quicServer is one Serve of a QUIC listener.
+type quicServer struct {
+	l          *Listener
+	handshakes atomic.Int64
+	owned      sync.WaitGroup
+}
+
+func (l *Listener) serveQUIC(ctx context.Context, h Handler) error {
+	if closed(l.closing) {
+		return nil
+	}
+	l.quic.hold()
+	defer l.quic.release()
+
+	v := &quicServer{l: l}
+	t := l.quic.transport
+	t.ConnContext = v.begin
+	t.VerifySourceAddress = func(net.Addr) bool { return v.handshakes.Load() > int64(l.cfg.maxHandshakes()/quicRetryAt) }
+	ln, err := t.Listen(l.certs.outer, v.config())
+	if err != nil {
+		return fmt.Errorf("%w on %s: %w", ErrBind, l.Addr(), err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+
+	accepting, end := context.WithCancel(ctx)
+	defer end()
+	v.owned.Go(func() {
+		select {
+		case <-l.closing:
+			end()
+		case <-accepting.Done():
+		}
+	})
+	for l.queue.admit(accepting, l.closing) {
+		conn, err := ln.Accept(accepting)
+		if err != nil {
+			break
+		}
+		v.accept(ctx, conn, h)
+	}
+	end()
+	_ = ln.Close() // refuses handshakes in flight and waits for them to end
+	for {
+		// What had finished its handshake by then was promised a connection.
+		conn, err := ln.Accept(context.Background())
+		if err != nil {
+			break
+		}
+		v.accept(ctx, conn, h)
+	}
+	v.owned.Wait()
+	return nil
+}
+
+func (v *quicServer) config() *quic.Config {
+	return &quic.Config{
+		// quic-go gives up after twice this time, so the handshake has at most the deadline.
+		HandshakeIdleTimeout:           v.l.cfg.handshakeTimeout() / 2,
+		MaxIdleTimeout:                 quicIdle,
+		KeepAlivePeriod:                quicKeepAlive,
+		InitialStreamReceiveWindow:     quicStreamWindow,
+		MaxStreamReceiveWindow:         quicStreamWindowMax,
+		InitialConnectionReceiveWindow: quicConnWindow,
+		MaxConnectionReceiveWindow:     quicConnWindowMax,
+		MaxIncomingStreams:             1,
+		MaxIncomingUniStreams:          -1,
+		Allow0RTT:                      false, // replayable
+	}
+}
+
+// begin is quic.Transport.ConnContext: a first packet has come.
+func (v *quicServer) begin(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
+	if v.handshakes.Add(1) > int64(v.l.cfg.maxHandshakes()) {
+		v.handshakes.Add(-1)
+		v.failed(info.RemoteAddr, errEvicted)
+		return nil, errEvicted
+	}
+	hs := &quicHandshake{since: time.Now()}
+	v.owned.Add(1)
+	remote := info.RemoteAddr
+	hs.stop = context.AfterFunc(ctx, func() {
+		defer v.owned.Done()
+		if !hs.over.CompareAndSwap(false, true) {
+			return
+		}
+		v.handshakes.Add(-1)
+		v.failed(remote, context.Cause(ctx))
+	})
+	return context.WithValue(ctx, quicHandshakeKey{}, hs), nil
+}
+
+// failed tells why a handshake came to nothing.
+func (v *quicServer) failed(remote net.Addr, err error) {
+	te, ok := errors.AsType[*quic.TransportError](err)
+	refused := ok && !te.Remote && te.ErrorCode == quic.ConnectionRefused // by quic-go: it closes, or its queue is full
+	cut := refused && closed(v.l.closing)
+	evicted := err == errEvicted || refused && !cut
+	o := v.l.Origin(addrPort(remote), addrPort(v.l.Addr()))
+	v.l.reject(o, failed(ReasonQUICHandshake, fmt.Errorf("listen: QUIC handshake: %w", err)), cut, evicted)
+}
+
+// accept takes a connection whose handshake is done.
+func (v *quicServer) accept(ctx context.Context, conn *quic.Conn, h Handler) {
+	hs := conn.Context().Value(quicHandshakeKey{}).(*quicHandshake)
+	if !hs.over.CompareAndSwap(false, true) {
+		return // it has failed meanwhile, and has been counted
+	}
+	v.handshakes.Add(-1)
+	if hs.stop() {
+		v.owned.Done()
+	}
+	v.l.quic.hold()
+	bounded, cut := context.WithDeadline(ctx, hs.since.Add(v.l.cfg.handshakeTimeout()))
+	place := v.l.queue.enter(hs.since, cut)
+	v.owned.Go(func() {
+		o := v.l.Origin(addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr()))
+		o.TLS = tlsOrigin(conn.ConnectionState().TLS)
+		stream, err := conn.AcceptStream(bounded)
+		cut()
+		evicted := v.l.queue.leave(place)
+		if evicted || err != nil {
+			_ = conn.CloseWithError(quicNoStream, "no stream")
+			v.l.quic.release()
+			v.l.reject(o, failed(ReasonQUICStream, fmt.Errorf("listen: first QUIC stream: %w", err)), ctx.Err() != nil, evicted)
+			return
+		}
+		h(&quicStream{stream: stream, conn: conn, socket: v.l.quic}, o, hs.since)
+	})
+}
+
+// quicStream is the stream that carries a session, and the connection, which lives for nothing else.
+type quicStream struct {
+	stream *quic.Stream
+	conn   *quic.Conn
+	socket *quicSocket
+
+	closed atomic.Bool
+	write  sync.Mutex // Write and the end of the sending direction exclude each other
+}
+
+var _ relay.Stream = (*quicStream)(nil)
+
+// Read ends with io.EOF also where the client closed the whole connection in order.
+func (s *quicStream) Read(p []byte) (int, error) {
+	n, err := s.stream.Read(p)
+	if ae, ok := errors.AsType[*quic.ApplicationError](err); ok && ae.Remote && ae.ErrorCode == quicOK {
+		err = io.EOF
+	} else if err != nil && s.closed.Load() {
+		err = net.ErrClosed
+	}
+	return n, err
+}
+
+func (s *quicStream) Write(p []byte) (int, error) {
+	s.write.Lock()
+	defer s.write.Unlock()
+	return s.stream.Write(p)
+}
+
+// CloseWrite ends the sending direction (FIN).
+func (s *quicStream) CloseWrite() error {
+	s.write.Lock()
+	defer s.write.Unlock()
+	return s.stream.Close()
+}
+
+// Close ends the stream and, once the client has closed the connection or quicLinger has passed, the connection with code 0. A
+// Write in progress is cut, and the connection with it.
+func (s *quicStream) Close() error {
+	if !s.closed.CompareAndSwap(false, true) {
+		return net.ErrClosed
+	}
+	_ = s.stream.SetReadDeadline(time.Unix(1, 0)) // ends a Read in progress
+	if !s.write.TryLock() {
+		s.end()
+		return nil
+	}
+	_ = s.stream.Close()
+	s.write.Unlock()
+	timer := time.AfterFunc(quicLinger, s.end)
+	context.AfterFunc(s.conn.Context(), func() {
+		if timer.Stop() {
+			s.end()
+		}
+	})
+	return nil
+}
+
+func (s *quicStream) end() {
+	_ = s.conn.CloseWithError(quicOK, "")
+	s.socket.release()
+}
+
+// SetReadDeadline is the stream's.
+func (s *quicStream) SetReadDeadline(t time.Time) error { return s.stream.SetReadDeadline(t) }
+
+// SetWriteDeadline is the stream's.
+func (s *quicStream) SetWriteDeadline(t time.Time) error { return s.stream.SetWriteDeadline(t) }

@@ -1,0 +1,39 @@
+package listen
+
+import (
+	"net"
+	"syscall"
+)
+
+// tcpUserTimeout is TCP_USER_TIMEOUT (linux/tcp.h), which package syscall does not name on every architecture.
+const tcpUserTimeout = 0x12
+
+// listenConfig sets on the listening socket what every connection shall inherit, so that an accept costs no further system call.
+func listenConfig() *net.ListenConfig {
+	return &net.ListenConfig{
+		Control:   tuneListener,
+		KeepAlive: -1, // package net shall not set it again on every connection
+	}
+}
+
+func tuneListener(_, _ string, c syscall.RawConn) error {
+	var failed error
+	err := c.Control(func(fd uintptr) {
+		for _, o := range []struct{ level, name, value int }{
+			{syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1},
+			{syscall.SOL_SOCKET, syscall.SO_KEEPALIVE, 1},
+			{syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE, int(keepAliveIdle.Seconds())},
+			{syscall.IPPROTO_TCP, syscall.TCP_KEEPINTVL, int(keepAliveInterval.Seconds())},
+			{syscall.IPPROTO_TCP, syscall.TCP_KEEPCNT, keepAliveCount},
+			{syscall.IPPROTO_TCP, tcpUserTimeout, int(userTimeout.Milliseconds())},
+		} {
+			if err := syscall.SetsockoptInt(int(fd), o.level, o.name, o.value); err != nil && failed == nil {
+				failed = err
+			}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return failed
+}

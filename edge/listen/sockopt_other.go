@@ -1,0 +1,12 @@
+//go:build !linux
+
+package listen
+
+import "net"
+
+// listenConfig has package net set keep-alive on every connection; TCP_NODELAY it sets by itself.
+func listenConfig() *net.ListenConfig {
+	return &net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{
+		Enable: true, Idle: keepAliveIdle, Interval: keepAliveInterval, Count: keepAliveCount,
+	}}
+}
