@@ -1,0 +1,235 @@
+package upstream
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/limpet-mesh/limpet/edge/relay"
+	"github.com/limpet-mesh/limpet/registry"
+)
+
+// DefaultPath is the WebSocket request path of a broker that names none.
+const DefaultPath = "/mqtt"
+
+// A Dialer connects to brokers over every transport. Its methods may be called from any goroutine.
+type Dialer struct {
+	resolver *Resolver
+	tls      tlsConfigs
+	turn     atomic.Uint32 // rotates the address that a dial tries first
+
+	connect func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
+}
+
+// NewDialer returns a Dialer that takes addresses from r. It starts nothing.
+func NewDialer(r *Resolver, log zerolog.Logger) *Dialer {
+	return &Dialer{resolver: r, tls: tlsConfigs{log: log}, connect: connectTCP}
+}
+
+// route is what a broker's configuration means to a dial, checked before the first packet.
+type route struct {
+	tls *tls.Config // nil without TLS
+	url *url.URL    // nil without WebSocket
+}
+
+// Dial connects to b and brings the connection to the point where MQTT can flow: TLS with b's chain and name verified, then
+// the WebSocket upgrade, where b has them. It tries the addresses of b's name one after the other, beginning with
+// another one each time, and gives each an equal share of what is left until ctx's deadline (registry.DefaultDialTimeout where ctx has none).
+//
+// header, if any, is the PROXY header for this client. It is copied, and leaves in one segment with the first bytes that are
+// written: over plain TCP with the stream's first Write (or by CloseWrite), else with the handshake, before TLS.
+//
+// In TLS 1.3 a broker judges the client certificate after the handshake: its refusal is the stream's first Read error.
+// Reason and Refused tell errors apart.
+func (d *Dialer) Dial(ctx context.Context, b *registry.Broker, header []byte) (relay.Stream, error) {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, registry.DefaultDialTimeout)
+		defer cancel()
+	}
+	rt, err := d.route(b)
+	if err != nil {
+		return nil, err
+	}
+	addrs, err := d.resolver.Resolve(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	failed := &dialError{broker: b.ID}
+	first := int(d.turn.Add(1) % uint32(len(addrs)))
+	for i := range addrs {
+		addr := addrs[(first+i)%len(addrs)]
+		stream, err := d.attempt(ctx, rt, addr, len(addrs)-i, header)
+		if err == nil {
+			return stream, nil
+		}
+		failed.attempts = append(failed.attempts, fmt.Errorf("%s: %w", addr, err))
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	if ctx.Err() != nil && len(failed.attempts) < len(addrs) {
+		failed.attempts = append(failed.attempts, fmt.Errorf("no time left for the other addresses: %w", ctx.Err()))
+	}
+	d.resolver.Doubt(b)
+	return nil, failed
+}
+
+// attempt tries one address with its share of the time: left addresses, this one included, have not been tried.
+func (d *Dialer) attempt(ctx context.Context, rt route, addr netip.AddrPort, left int, header []byte) (relay.Stream, error) {
+	end, _ := ctx.Deadline()
+	ctx, cancel := context.WithTimeout(ctx, time.Until(end)/time.Duration(left))
+	defer cancel()
+	conn, err := d.connect(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	if len(header) > 0 {
+		conn = &prefixed{Conn: conn, prefix: bytes.Clone(header)}
+	}
+	stream, err := rt.shake(ctx, conn)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return stream, nil
+}
+
+// shake makes a Stream of a connection: TLS, then WebSocket, where the route has them.
+func (rt route) shake(ctx context.Context, conn net.Conn) (relay.Stream, error) {
+	if rt.tls == nil && rt.url == nil {
+		return conn.(relay.Stream), nil
+	}
+	end, _ := ctx.Deadline()
+	if err := conn.SetDeadline(end); err != nil {
+		return nil, err
+	}
+	inTime := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	stream, err := rt.layer(conn)
+	if !inTime() { // the deadline of conn is, or is about to be, in the past
+		err = errors.Join(ctx.Err(), err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return stream, conn.SetDeadline(time.Time{})
+}
+
+func (rt route) layer(conn net.Conn) (relay.Stream, error) {
+	if rt.tls != nil {
+		tc := tls.Client(conn, rt.tls)
+		if err := tc.Handshake(); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrTLS, err)
+		}
+		conn = tc
+	}
+	if rt.url == nil {
+		return conn.(relay.Stream), nil
+	}
+	early, err := upgrade(conn, rt.url)
+	if err != nil {
+		return nil, err
+	}
+	return &wsStream{conn: conn, early: early}, nil
+}
+
+// route checks b's configuration.
+func (d *Dialer) route(b *registry.Broker) (rt route, err error) {
+	host, port, err := splitAddress(b.Address)
+	if err != nil {
+		return rt, err
+	}
+	over := b.Over()
+	secure := over == registry.TransportTLS || over == registry.TransportWSS
+	if secure {
+		host = cmp.Or(b.TLS.ServerName, host)
+		if rt.tls, err = d.tls.get(b, host); err != nil {
+			return rt, err
+		}
+	}
+	switch over {
+	case registry.TransportTCP, registry.TransportTLS:
+		return rt, nil
+	case registry.TransportWS, registry.TransportWSS:
+		rt.url, err = upgradeURL(host, port, secure, cmp.Or(b.Path, DefaultPath))
+		return rt, err
+	}
+	return rt, fmt.Errorf("%w: broker transport %q: want tcp, tls, ws or wss", ErrConfig, over)
+}
+
+// upgradeURL says what the upgrade request asks for. host is the name that TLS verifies, where there is TLS,
+// so that a proxy in front of the broker sees one name.
+func upgradeURL(host string, port uint16, secure bool, path string) (*url.URL, error) {
+	u, err := url.ParseRequestURI(path)
+	if err != nil || !strings.HasPrefix(path, "/") {
+		return nil, fmt.Errorf("%w: broker path %q: want a path that begins with a slash", ErrConfig, path)
+	}
+	if strings.ContainsFunc(host, func(c rune) bool { return c <= ' ' || c == 0x7f }) {
+		return nil, fmt.Errorf("%w: broker host %q: want no blanks and control characters", ErrConfig, host)
+	}
+	u.Scheme, u.Host = "ws", host
+	usual := uint16(80)
+	if secure {
+		u.Scheme, usual = "wss", 443
+	}
+	if strings.Contains(host, ":") {
+		host, _, _ = strings.Cut(host, "%") // a zone means nothing to the other host
+		u.Host = "[" + host + "]"
+	}
+	if port != usual {
+		u.Host += ":" + strconv.Itoa(int(port))
+	}
+	return u, nil
+}
+
+// connectTCP opens a TCP connection. TCP_NODELAY is Go's default.
+// (net.Dialer.DialTCP would take addr as it is, but binds a local port before the destination is known, which makes
+// ephemeral ports run out at 28,000 connections instead of 28,000 for each broker.)
+func connectTCP(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
+	d := net.Dialer{
+		KeepAliveConfig: net.KeepAliveConfig{
+			Enable: true, Idle: KeepAliveIdle, Interval: KeepAliveInterval, Count: KeepAliveCount,
+		},
+		Control: setUserTimeout,
+	}
+	return d.DialContext(ctx, "tcp", addr.String())
+}
+
+// prefixed is a connection whose first bytes are given: they leave in one system call with the first Write.
+// Writing methods are called from one goroutine, as with every Stream.
+type prefixed struct {
+	net.Conn
+	prefix []byte
+}
+
+// Write sends what is left of the prefix, then p.
+func (c *prefixed) Write(p []byte) (int, error) {
+	if len(c.prefix) == 0 {
+		return c.Conn.Write(p)
+	}
+	want := len(c.prefix)
+	buffers := net.Buffers{c.prefix, p}
+	sent, err := buffers.WriteTo(c.Conn) // writev on TCP
+	c.prefix = c.prefix[min(int(sent), want):]
+	return max(0, int(sent)-want), err
+}
+
+// CloseWrite sends the prefix if nothing else did, then ends the writing direction.
+func (c *prefixed) CloseWrite() error {
+	if _, err := c.Write(nil); err != nil {
+		return err
+	}
+	return c.Conn.(interface{ CloseWrite() error }).CloseWrite()
+}

@@ -1,0 +1,97 @@
+package upstream
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/limpet-mesh/limpet/registry"
+)
+
+// probeKeepAlive is the Keep Alive of a probe's CONNECT, in seconds: the broker forgets a probe that we could not end.
+const probeKeepAlive = 30
+
+// ProbeTCP asks whether b accepts connections: it dials, through TLS and the WebSocket upgrade where b has them, and closes.
+// Where b wants a PROXY header it gets one that says that the connection is our own, so that it has nothing to complain of.
+// It takes no longer than ctx allows.
+func (d *Dialer) ProbeTCP(ctx context.Context, b *registry.Broker) error {
+	stream, err := d.Dial(ctx, b, AppendProxy(nil, b.Proxy, nil))
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	if end, ok := ctx.Deadline(); ok {
+		if err := stream.SetWriteDeadline(end); err != nil {
+			return err
+		}
+	}
+	return stream.CloseWrite() // over plain TCP it is this that sends the header
+}
+
+// ProbeMQTT asks whether b speaks MQTT: CONNECT (3.1.1, clean session, that client ID), CONNACK, DISCONNECT. Any CONNACK will do:
+// a broker that refuses a client without credentials is alive. Use one client ID for each broker and prober, since brokers keep track of them.
+// It takes no longer than ctx allows.
+func (d *Dialer) ProbeMQTT(ctx context.Context, b *registry.Broker, clientID string) error {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, registry.DefaultProbeTimeout)
+		defer cancel()
+	}
+	packet, err := appendProbeConnect(nil, clientID)
+	if err != nil {
+		return err
+	}
+	stream, err := d.Dial(ctx, b, AppendProxy(nil, b.Proxy, nil))
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	end, _ := ctx.Deadline()
+	if err := errors.Join(stream.SetReadDeadline(end), stream.SetWriteDeadline(end)); err != nil {
+		return err
+	}
+	inTime := context.AfterFunc(ctx, func() { stream.SetReadDeadline(time.Unix(1, 0)) })
+	defer inTime()
+	accepted, err := greet(stream, packet)
+	if err != nil {
+		return fmt.Errorf("%w: broker %s: %w", ErrConnack, b.ID, errors.Join(err, context.Cause(ctx)))
+	}
+	if accepted {
+		stream.Write([]byte{0xe0, 0}) // DISCONNECT; the broker has shown that it lives, whether it reads this or not
+	}
+	stream.CloseWrite()
+	return nil
+}
+
+// greet sends a CONNECT and reads as much of the answer as tells what it is.
+func greet(stream io.ReadWriter, connect []byte) (accepted bool, err error) {
+	if _, err := stream.Write(connect); err != nil {
+		return false, err
+	}
+	var answer [4]byte
+	if _, err := io.ReadFull(stream, answer[:]); err != nil {
+		return false, err
+	}
+	// MQTT 3.1.1 §3.2: type 2, then a remaining length of 2. A broker that speaks MQTT 5 only may refuse in its own, longer form.
+	if answer[0] != 0x20 || answer[1] < 2 {
+		return false, fmt.Errorf("the answer begins with % x", answer)
+	}
+	return answer[3] == 0, nil
+}
+
+// appendProbeConnect appends an MQTT 3.1.1 CONNECT with nothing in it but a client ID (§3.1).
+func appendProbeConnect(dst []byte, clientID string) ([]byte, error) {
+	const variable = "\x00\x04MQTT\x04\x02\x00" // name, level 4, clean session; the Keep Alive follows
+	if len(clientID) == 0 || len(clientID) > 0xffff {
+		return nil, fmt.Errorf("%w: a probe's client ID of %d bytes: want 1 to 65535", ErrConfig, len(clientID))
+	}
+	dst = append(dst, 0x10)
+	dst = binary.AppendUvarint(dst, uint64(len(variable)+1+2+len(clientID))) // the same as a remaining length, §2.2.3
+	dst = append(dst, variable...)
+	dst = append(dst, probeKeepAlive)
+	dst = binary.BigEndian.AppendUint16(dst, uint16(len(clientID)))
+	return append(dst, clientID...), nil
+}

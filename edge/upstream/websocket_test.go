@@ -1,0 +1,600 @@
+package upstream
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha1"
+	"crypto/tls"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/gobwas/ws"
+	"github.com/pires/go-proxyproto"
+
+	"github.com/limpet-mesh/limpet/edge/relay"
+	"github.com/limpet-mesh/limpet/registry"
+)
+
+func wsBroker(address string) *registry.Broker {
+	return &registry.Broker{ID: "b1", Address: address, Transport: registry.TransportWS}
+}
+
+// serveWS is an HTTP server that upgrades with another library than ours; handle's context ends with the test's patience.
+func serveWS(t testing.TB, options *websocket.AcceptOptions, handle func(context.Context, *websocket.Conn)) *httptest.Server {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, err := websocket.Accept(w, r, options)
+		if err != nil {
+			t.Errorf("upgrade: %v", err)
+			return
+		}
+		defer c.CloseNow()
+		ctx, cancel := context.WithTimeout(r.Context(), patience)
+		defer cancel()
+		handle(ctx, c)
+	}))
+	return s
+}
+
+var mqttOnly = &websocket.AcceptOptions{Subprotocols: []string{"mqtt"}}
+
+// echoWS sends back every message, and closes when the client does.
+func echoWS(ctx context.Context, c *websocket.Conn) {
+	nc := websocket.NetConn(ctx, c, websocket.MessageBinary)
+	io.Copy(nc, nc)
+	nc.Close()
+}
+
+func hostOf(s *httptest.Server) string { return s.Listener.Addr().String() }
+
+func TestDialWS(t *testing.T) {
+	// The server would compress if it were asked to.
+	options := &websocket.AcceptOptions{Subprotocols: []string{"mqtt"}, CompressionMode: websocket.CompressionContextTakeover}
+	requests := make(chan *http.Request, 1)
+	server := serveWS(t, options, echoWS)
+	inner := server.Config.Handler
+	server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		requests <- r
+		inner.ServeHTTP(w, r)
+	})
+	server.Start()
+	defer server.Close()
+	b := wsBroker(hostOf(server))
+	b.Path = "/mqtt/v1?tenant=a"
+	s, err := newDialer(t, nil).Dial(within(t, patience), b, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	r := <-requests
+	if r.RequestURI != b.Path || r.Host != b.Address || r.Header.Get("Sec-WebSocket-Extensions") != "" || r.Header.Get("Origin") != "" {
+		t.Errorf("request for %s at %s with %v", r.RequestURI, r.Host, r.Header)
+	}
+	exchange(t, s)
+}
+
+func TestDialWSSWithHeader(t *testing.T) {
+	ca := newAuthority(t)
+	config := ca.serverConfig(t)
+	config.ClientAuth, config.ClientCAs = tls.RequireAndVerifyClientCert, ca.pool()
+	type facts struct{ client, sni, host, path string }
+	seen := make(chan facts, 1)
+	server := serveWS(t, mqttOnly, echoWS)
+	inner := server.Config.Handler
+	server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		seen <- facts{r.RemoteAddr, r.TLS.ServerName, r.Host, r.URL.Path}
+		inner.ServeHTTP(w, r)
+	})
+	server.Listener = tls.NewListener(&proxyproto.Listener{Listener: server.Listener}, config)
+	server.Start()
+	defer server.Close()
+	cert, key, _ := ca.issue(t, "edge-1")
+	b := wsBroker(hostOf(server))
+	b.Transport, b.Proxy = registry.TransportWSS, registry.ProxyV2
+	b.TLS = registry.BrokerTLS{CA: ca.file, Cert: cert, Key: key, ServerName: "mq.example"}
+	o := &relay.Origin{Client: addrPort("192.0.2.7:50000"), Server: addrPort("192.0.2.1:8084")}
+	s, err := newDialer(t, nil).Dial(within(t, patience), b, AppendProxy(nil, b.Proxy, o))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	_, port, _ := net.SplitHostPort(b.Address)
+	if got, want := <-seen, (facts{"192.0.2.7:50000", "mq.example", "mq.example:" + port, "/mqtt"}); got != want {
+		t.Errorf("the broker saw %+v, want %+v", got, want)
+	}
+	exchange(t, s)
+}
+
+func TestUpgradeURL(t *testing.T) {
+	for _, c := range []struct {
+		host       string
+		port       uint16
+		secure     bool
+		path, want string
+	}{
+		{"mq.example", 80, false, "/mqtt", "ws://mq.example/mqtt"},
+		{"mq.example", 443, true, "/mqtt", "wss://mq.example/mqtt"},
+		{"mq.example", 80, true, "/mqtt", "wss://mq.example:80/mqtt"},
+		{"::1", 8083, false, "/a?b=c", "ws://[::1]:8083/a?b=c"},
+		{"fe80::1%eth0", 80, false, "/", "ws://[fe80::1]/"},
+	} {
+		u, err := upgradeURL(c.host, c.port, c.secure, c.path)
+		if err != nil || u.String() != c.want {
+			t.Errorf("%s: %v, %v", c.want, u, err)
+		}
+	}
+}
+
+// acceptKey is Sec-WebSocket-Accept for a request. RFC 6455 §4.2.2
+func acceptKey(request string) string {
+	_, key, _ := strings.Cut(request, "Sec-WebSocket-Key: ")
+	key, _, _ = strings.Cut(key, "\r\n")
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(sum[:])
+}
+
+// readRequest reads up to the empty line.
+func readRequest(r *bufio.Reader) string {
+	var request strings.Builder
+	for {
+		line, err := r.ReadString('\n')
+		request.WriteString(line)
+		if err != nil || line == "\r\n" {
+			return request.String()
+		}
+	}
+}
+
+// goodUpgrade is a right answer; scripts change it. {accept} is filled in.
+const goodUpgrade = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n"
+
+// serveScript answers an upgrade with the script's text and goes on with handle, which may be nil.
+func serveScript(t testing.TB, answer string, handle func(net.Conn, *bufio.Reader)) string {
+	return serve(t, "127.0.0.1:0", func(c net.Conn) {
+		r := bufio.NewReader(c)
+		request := readRequest(r)
+		io.WriteString(c, strings.ReplaceAll(answer, "{accept}", acceptKey(request)))
+		if handle != nil {
+			handle(c, r)
+		}
+	})
+}
+
+func TestUpgradeIsStrict(t *testing.T) {
+	replace := func(old, with string) string {
+		if !strings.Contains(goodUpgrade, old) {
+			t.Fatalf("%q is not in the answer", old)
+		}
+		return strings.Replace(goodUpgrade, old, with, 1)
+	}
+	for _, c := range []struct{ name, answer, want string }{
+		{"status 200", replace("101 Switching Protocols", "200 OK"), "status 200"},
+		{"status 404", "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "status 404"},
+		{"redirect", "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1/\r\n\r\n", "status 302"},
+		{"HTTP/1.0", replace("HTTP/1.1", "HTTP/1.0"), ""},
+		{"wrong accept key", replace("{accept}", "dGhlIHNhbXBsZSBub25jZQAAAAA="), ""},
+		{"no accept key", replace("Sec-WebSocket-Accept: {accept}\r\n", ""), ""},
+		{"no upgrade", replace("Upgrade: websocket\r\n", ""), ""},
+		{"other upgrade", replace("Upgrade: websocket", "Upgrade: h2c"), ""},
+		{"no connection", replace("Connection: Upgrade\r\n", ""), ""},
+		{"no subprotocol", replace("Sec-WebSocket-Protocol: mqtt\r\n", ""), "subprotocol"},
+		{"other subprotocol", replace("Protocol: mqtt", "Protocol: mqttv3.1"), ""},
+		{"compression", replace("\r\n\r\n", "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"), ""},
+		{"endless header", strings.TrimSuffix(goodUpgrade, "\r\n") + strings.Repeat("X-A: b\r\n", maxUpgrade), "16 KiB"},
+		{"endless line", "HTTP/1.1 101 " + strings.Repeat("x", 2*maxUpgrade), "16 KiB"},
+		{"cut short", "HTTP/1.1 101 Switch", ""},
+		{"nothing", "", ""},
+		{"an MQTT broker", "\x20\x02\x00\x01", ""},
+	} {
+		s, err := newDialer(t, nil).Dial(within(t, patience), wsBroker(serveScript(t, c.answer, nil)), nil)
+		if err == nil {
+			t.Errorf("%s: accepted", c.name)
+			s.Close()
+		} else if !errors.Is(err, ErrWebSocket) || Reason(err) != ReasonWebSocket || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v (reason %s), want it to say %q", c.name, err, Reason(err), c.want)
+		}
+	}
+	for _, c := range []struct{ name, answer string }{
+		{"as it should be", goodUpgrade},
+		{"other case", "HTTP/1.1 101 x\r\nupgrade: WebSocket\r\nconnection: upgrade\r\nsec-websocket-accept: {accept}\r\nsec-websocket-protocol: mqtt\r\n\r\n"},
+	} {
+		s, err := newDialer(t, nil).Dial(within(t, patience), wsBroker(serveScript(t, c.answer, nil)), nil)
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		s.Close()
+	}
+}
+
+func TestUpgradeMeetsTheDeadline(t *testing.T) {
+	for name, handle := range map[string]func(net.Conn){
+		"silent": func(c net.Conn) { io.Copy(io.Discard, c) },
+		"drips": func(c net.Conn) {
+			for _, b := range []byte("HTTP/1.1 101 " + strings.Repeat("x", 1000)) {
+				if _, err := c.Write([]byte{b}); err != nil {
+					return
+				}
+				c.SetReadDeadline(time.Now().Add(5 * time.Millisecond)) // the pause
+				io.Copy(io.Discard, c)
+			}
+		},
+	} {
+		_, err := newDialer(t, nil).Dial(within(t, 100*time.Millisecond), wsBroker(serve(t, "127.0.0.1:0", handle)), nil)
+		if Reason(err) != ReasonTimeout {
+			t.Errorf("%s: %v (reason %s)", name, err, Reason(err))
+		}
+	}
+}
+
+// frame is a server's frame: unmasked.
+func frame(first byte, payload string) string {
+	b := []byte{first}
+	switch n := len(payload); {
+	case n < 126:
+		b = append(b, byte(n))
+	case n <= 0xffff:
+		b = binary.BigEndian.AppendUint16(append(b, 126), uint16(n))
+	default:
+		b = binary.BigEndian.AppendUint64(append(b, 127), uint64(n))
+	}
+	return string(b) + payload
+}
+
+const (
+	finText   = 0x81
+	finBinary = 0x82
+	finClose  = 0x88
+	finPing   = 0x89
+	finPong   = 0x8a
+)
+
+func closeFrame(code uint16, reason string) string {
+	return frame(finClose, string(binary.BigEndian.AppendUint16(nil, code))+reason)
+}
+
+// dialScript connects to a server that upgrades and then sends bytes; what the client sends comes out of the channel at its end.
+func dialScript(t *testing.T, bytes string) (relay.Stream, <-chan string) {
+	t.Helper()
+	sent := make(chan string, 1)
+	address := serveScript(t, goodUpgrade+bytes, func(c net.Conn, r *bufio.Reader) {
+		c.(*net.TCPConn).CloseWrite()
+		var all strings.Builder
+		for {
+			h, err := ws.ReadHeader(r)
+			if err != nil {
+				break
+			}
+			if !h.Masked || h.Length > 1<<20 {
+				t.Errorf("the client sent %+v", h)
+				break
+			}
+			p := make([]byte, h.Length)
+			io.ReadFull(r, p)
+			ws.Cipher(p, h.Mask, 0)
+			fmt.Fprintf(&all, "%x:%s;", h.OpCode, p)
+		}
+		sent <- all.String()
+	})
+	s, err := newDialer(t, nil).Dial(within(t, patience), wsBroker(address), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	if err := s.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	return s, sent
+}
+
+// What a server may send and what becomes of it: the payload read, the error at its end, and what is sent back.
+func TestFramesFromTheBroker(t *testing.T) {
+	const (
+		normal   = "8:\x03\xe8;" // close frames with their codes
+		protocol = "8:\x03\xea;"
+		refused  = "8:\x03\xeb;"
+	)
+	for _, c := range []struct {
+		name, bytes, payload string
+		err                  error // nil = io.EOF
+		reply                string
+	}{
+		{"nothing", "", "", nil, ""},
+		{"one message", frame(finBinary, "hello"), "hello", nil, ""},
+		{"several, one empty", frame(finBinary, "a") + frame(finBinary, "") + frame(finBinary, "b"), "ab", nil, ""},
+		{"fragments", frame(0x02, "a") + frame(0x00, "b") + frame(0x80, "c"), "abc", nil, ""},
+		{"long", frame(finBinary, strings.Repeat("x", 126)) + frame(finBinary, strings.Repeat("y", 70_000)), strings.Repeat("x", 126) + strings.Repeat("y", 70_000), nil, ""},
+		{"ping", frame(finBinary, "a") + frame(finPing, "are you there") + frame(finBinary, "b"), "ab", nil, "a:are you there;"},
+		{"ping among fragments", frame(0x02, "a") + frame(finPing, "") + frame(0x80, "b"), "ab", nil, "a:;"},
+		{"pong unasked", frame(finPong, "x") + frame(finBinary, "a"), "a", nil, ""},
+		{"close", frame(finBinary, "a") + closeFrame(1000, "bye"), "a", nil, normal},
+		{"close without a code", frame(finClose, ""), "", nil, "8:;"},
+		{"going away", closeFrame(1001, ""), "", nil, "8:\x03\xe9;"},
+		{"data behind a close", closeFrame(1000, "") + frame(finBinary, "late"), "", nil, normal},
+		{"close with a failure", frame(finBinary, "a") + closeFrame(1011, "oops"), "a", closeError(1011), "8:\x03\xf3;"},
+		{"close with a code of its own", closeFrame(4001, ""), "", closeError(4001), "8:\x0f\xa1;"},
+		{"close with a code that may not travel", closeFrame(1006, ""), "", ErrWebSocket, protocol},
+		{"close with half a code", frame(finClose, "x"), "", ErrWebSocket, protocol},
+		{"text", frame(finText, "a"), "", errNotBinary, refused},
+		{"compressed", frame(finBinary, "a") + frame(finBinary|0x40, "\x4a\x04\x00"), "a", ws.ErrProtocolNonZeroRsv, protocol},
+		{"masked", "\x82\x81\x00\x00\x00\x00a", "", ws.ErrProtocolMaskUnexpected, protocol},
+		{"reserved opcode", frame(0x83, "a"), "", ws.ErrProtocolOpCodeReserved, protocol},
+		{"continuation of nothing", frame(0x80, "a"), "", ws.ErrProtocolContinuationUnexpected, protocol},
+		{"message within a message", frame(0x02, "a") + frame(finBinary, "b"), "a", ws.ErrProtocolContinuationExpected, protocol},
+		{"fragmented ping", frame(0x09, "a"), "", ws.ErrProtocolControlNotFinal, protocol},
+		{"long ping", frame(finPing, strings.Repeat("x", 126)), "", ws.ErrProtocolControlPayloadOverflow, protocol},
+		{"huge ping", "\x89\x7f\x00\x00\x00\x00\xff\xff\xff\xff", "", ws.ErrProtocolControlPayloadOverflow, protocol},
+		{"length beyond 63 bits", "\x82\x7f\xff\xff\xff\xff\xff\xff\xff\xff", "", ErrWebSocket, protocol},
+		{"cut in a header", frame(finBinary, "a") + "\x82", "a", io.ErrUnexpectedEOF, ""},
+		{"cut in a payload", "\x82\x05abc", "abc", io.ErrUnexpectedEOF, ""},
+		{"cut in a message", frame(0x02, "a"), "a", io.ErrUnexpectedEOF, ""},
+	} {
+		s, sent := dialScript(t, c.bytes)
+		got, err := io.ReadAll(s)
+		want := c.err // io.ReadAll makes nil of io.EOF
+		if string(got) != c.payload || !errors.Is(err, want) || (err == nil) != (want == nil) {
+			t.Errorf("%s: %.40q, %v; want %.40q, %v", c.name, got, err, c.payload, want)
+		}
+		if n, again := s.Read(make([]byte, 10)); n != 0 || (want == nil && again != io.EOF) || (want != nil && !errors.Is(again, want)) {
+			t.Errorf("%s: read after the end: %d, %v", c.name, n, again)
+		}
+		if werr := func() error { _, err := s.Write([]byte("x")); return err }(); strings.HasPrefix(c.reply, "8:") != errors.Is(werr, net.ErrClosed) {
+			t.Errorf("%s: a write behind the reply %q: %v", c.name, c.reply, werr)
+		}
+		s.Close()
+		reply := c.reply
+		if !strings.HasPrefix(reply, "8:") {
+			reply += "2:x;" // that write
+		}
+		if got := <-sent; got != reply {
+			t.Errorf("%s: the client sent %q, want %q", c.name, got, reply)
+		}
+	}
+}
+
+func TestCloseWriteSendsOneCloseFrame(t *testing.T) {
+	s, sent := dialScript(t, frame(finBinary, "in flight")+closeFrame(1000, ""))
+	if err := errors.Join(s.CloseWrite(), s.CloseWrite()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("a write after CloseWrite: %v", err)
+	}
+	if got, err := io.ReadAll(s); string(got) != "in flight" || err != nil {
+		t.Errorf("%q, %v: the broker's bytes must arrive", got, err)
+	}
+	s.Close()
+	if got := <-sent; got != "8:\x03\xe8;" {
+		t.Errorf("the client sent %q, want one close frame", got)
+	}
+}
+
+// A read deadline can pass anywhere, even within a header, and be moved.
+func TestReadDeadlineMoves(t *testing.T) {
+	steps := make(chan string)
+	address := serveScript(t, goodUpgrade, func(c net.Conn, _ *bufio.Reader) {
+		for step := range steps {
+			io.WriteString(c, step)
+		}
+	})
+	defer close(steps)
+	s, err := newDialer(t, nil).Dial(within(t, patience), wsBroker(address), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var got []byte
+	b := make([]byte, 100)
+	for _, c := range []byte(frame(finBinary, "hello") + frame(finPing, "?") + frame(finBinary, strings.Repeat("x", 200))) {
+		steps <- string([]byte{c})
+		for {
+			s.SetReadDeadline(time.Now().Add(2 * time.Millisecond))
+			n, err := s.Read(b)
+			got = append(got, b[:n]...)
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if want := "hello" + strings.Repeat("x", 200); string(got) != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// Pings that arrive while the writer is stuck are answered once it is not, the newest at least; frames stay whole.
+func TestPongWaitsForTheWriter(t *testing.T) {
+	here, there := net.Pipe() // a Write waits for its reader
+	defer there.Close()
+	s := &wsStream{conn: pipeConn{here}}
+	defer s.Close()
+	end := time.Now().Add(patience)
+	there.SetDeadline(end)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer there.Close()
+
+	wg.Go(func() {
+		if _, err := s.Write(bytes.Repeat([]byte("d"), 1000)); err != nil {
+			t.Errorf("write: %v", err)
+		}
+	})
+	r := bufio.NewReaderSize(there, 16) // takes the first bytes of the frame: the writer is in the middle of it
+	if _, err := r.Peek(2); err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan string, 1)
+	wg.Go(func() {
+		b := make([]byte, 100)
+		n, err := s.Read(b)
+		if err != nil {
+			t.Errorf("read: %v", err)
+		}
+		read <- string(b[:n])
+	})
+	if _, err := io.WriteString(there, frame(finPing, "1")+frame(finPing, "2")+frame(finBinary, "go on")); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-read; got != "go on" { // the reader did not wait for the writer
+		t.Errorf("read %q", got)
+	}
+	for _, want := range []string{"2:" + strings.Repeat("d", 1000), "a:2"} {
+		h, err := ws.ReadHeader(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := make([]byte, h.Length)
+		if _, err := io.ReadFull(r, p); err != nil {
+			t.Fatal(err)
+		}
+		ws.Cipher(p, h.Mask, 0)
+		if got := fmt.Sprintf("%x:%s", h.OpCode, p); got != want {
+			t.Errorf("sent %.20q, want %.20q", got, want)
+		}
+	}
+}
+
+// A deadline for writes that has passed long ago does not keep pongs from being sent, and is back afterwards.
+func TestPongDespiteAnOldDeadline(t *testing.T) {
+	here, there := net.Pipe()
+	s := &wsStream{conn: pipeConn{here}}
+	defer s.Close()
+	defer there.Close()
+	there.SetDeadline(time.Now().Add(patience))
+	if err := s.SetWriteDeadline(time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan error, 1)
+	go func() {
+		_, err := s.Read(make([]byte, 10))
+		read <- err
+	}()
+	if _, err := io.WriteString(there, frame(finPing, "x")); err != nil {
+		t.Fatal(err)
+	}
+	if h, err := ws.ReadHeader(there); err != nil || h.OpCode != ws.OpPong {
+		t.Fatalf("%+v, %v; want a pong", h, err)
+	}
+	io.ReadFull(there, make([]byte, 1))
+	io.WriteString(there, frame(finBinary, "x"))
+	if err := <-read; err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Write([]byte("x")); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("write: %v, want the old deadline to hold", err)
+	}
+	if _, err := s.Write([]byte("x")); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a write after one that failed: %v, want the same", err)
+	}
+}
+
+func TestWriteLeavesItsArgumentAlone(t *testing.T) {
+	here, there := net.Pipe()
+	s := &wsStream{conn: pipeConn{here}}
+	defer s.Close()
+	defer there.Close()
+	go io.Copy(io.Discard, there)
+	p := bytes.Repeat([]byte("x"), 40_000)
+	if n, err := s.Write(p); n != len(p) || err != nil {
+		t.Fatalf("%d, %v", n, err)
+	}
+	if !bytes.Equal(p, bytes.Repeat([]byte("x"), 40_000)) {
+		t.Error("masked in place")
+	}
+}
+
+// Whatever a server answers, the upgrade ends, reads no more than its bound, and succeeds only with what RFC 6455 §4.1 asks for,
+// as the standard library's parser sees it.
+func FuzzUpgradeResponse(f *testing.F) {
+	f.Add(goodUpgrade)
+	f.Add(goodUpgrade + frame(finBinary, "early"))
+	f.Add(strings.Replace(goodUpgrade, "101", "200", 1))
+	f.Add(strings.Replace(goodUpgrade, "Upgrade: websocket", "Upgrade: websocket, h2c", 1))
+	f.Add(strings.Replace(goodUpgrade, "\r\n\r\n", "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n", 1))
+	f.Add("HTTP/1.1 101 x\nUpgrade:websocket\nConnection:upgrade\nSec-WebSocket-Accept:{accept}\nSec-WebSocket-Protocol:mqtt\n\n")
+	f.Add("HTTP/1.1 101 x\r\n: y\r\n\r\n")
+	u, err := upgradeURL("mq.example", 80, false, "/mqtt")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, answer string) {
+		server := &scriptedServer{answer: answer}
+		early, err := upgrade(server, u)
+		if server.gave > maxUpgrade {
+			t.Fatalf("%d bytes were read", server.gave)
+		}
+		if err != nil {
+			if !errors.Is(err, ErrWebSocket) {
+				t.Fatalf("%v does not wrap ErrWebSocket", err)
+			}
+			return
+		}
+		text := strings.ReplaceAll(answer, "{accept}", acceptKey(server.request.String()))
+		if !strings.HasPrefix(text, "HTTP/1.") || !strings.Contains(text, acceptKey(server.request.String())) {
+			t.Fatalf("accepted: %q", text)
+		}
+		if !strings.HasSuffix(text[:server.gave], string(early)) {
+			t.Fatalf("early bytes %q of %q", early, text)
+		}
+		r, err := http.ReadResponse(bufio.NewReader(strings.NewReader(text)), nil)
+		if err != nil {
+			return // the standard library is stricter about what is of no interest here
+		}
+		r.Body.Close()
+		if r.StatusCode != 101 || !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") || !strings.EqualFold(r.Header.Get("Connection"), "upgrade") ||
+			r.Header.Get("Sec-WebSocket-Protocol") != "mqtt" || r.Header.Get("Sec-WebSocket-Extensions") != "" {
+			t.Fatalf("accepted: %+v", r)
+		}
+	})
+}
+
+// scriptedServer is a connection to a server that gives one answer.
+type scriptedServer struct {
+	answer  string
+	request strings.Builder
+	gave    int
+}
+
+func (s *scriptedServer) Write(p []byte) (int, error) { return s.request.Write(p) }
+
+func (s *scriptedServer) Read(p []byte) (int, error) {
+	text := strings.ReplaceAll(s.answer, "{accept}", acceptKey(s.request.String()))
+	if s.gave >= len(text) {
+		return 0, io.EOF
+	}
+	n := copy(p, text[s.gave:])
+	s.gave += n
+	return n, nil
+}
+
+func BenchmarkWSWrite(b *testing.B) {
+	for _, n := range []int{100, 16_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			s := &wsStream{conn: nullConn{}}
+			p := make([]byte, n)
+			b.SetBytes(int64(n))
+			b.ReportAllocs()
+			for b.Loop() {
+				s.Write(p)
+			}
+		})
+	}
+}
+
+type nullConn struct{ net.Conn }
+
+func (nullConn) Write(p []byte) (int, error) { return len(p), nil }
