@@ -31,8 +31,8 @@ type Event uint8
 // The events. Body is the absence of the other two: bytes inside a packet, or of a header that is still incomplete.
 const (
 	Body   Event = 0
-	Header Event = 1 << (iota - 1) // the last byte consumed completed a fixed header
-	End                            // the last byte consumed ended a packet
+	Header Event = 1 // the last byte consumed completed a fixed header
+	End    Event = 2 // the last byte consumed ended a packet
 )
 
 var (
