@@ -205,7 +205,7 @@ func (c *memoryClient) Watch(ctx context.Context, from int64, fn func(Batch) err
 
 	progress := time.NewTicker(progressEvery)
 	defer progress.Stop()
-	for {
+	for due := true; ; {
 		if err := c.enterWatch(ctx); err != nil {
 			return err
 		}
@@ -221,14 +221,20 @@ func (c *memoryClient) Watch(ctx context.Context, from int64, fn func(Batch) err
 			}
 			from = b.Revision
 		}
-		if len(batches) > 0 {
-			continue
-		}
-		select {
-		case <-moved:
-		case <-progress.C:
+		if due {
 			if err := fn(Batch{Revision: from}); err != nil {
 				return err
+			}
+			due = false
+		}
+		select {
+		case <-progress.C:
+			due = true
+		case <-moved:
+			select { // a store that changes all the time still tells its progress
+			case <-progress.C:
+				due = true
+			default:
 			}
 		case <-ctx.Done():
 			return ctx.Err()

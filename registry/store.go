@@ -12,9 +12,10 @@ type Store interface {
 	// Watch brings the reader from revision from (0: nothing known) to the present and keeps it there,
 	// until ctx ends (its error is returned) or the watch breaks; it always returns an error. With from 0 it lists first:
 	// batches with List set, all of one Revision, the last of them with Done; an empty store too has its Done.
-	// After that (with another from: at once), changes in order of revision, never half a transaction;
-	// and at least every 500 ms, while the store is in reach, a batch that may be empty and whose Revision is
-	// the store's own: progress. fn runs on the watch's goroutine; an error of fn ends the watch and is returned.
+	// After that (with another from: at once), changes in order of revision, never half a transaction. And progress: once the
+	// reader has caught up, and then at least every 500 ms while the store is in reach, whether things change or not, an
+	// empty batch whose Revision was the store's own a moment ago: nothing up to it is still under way.
+	// fn runs on the watch's goroutine; an error of fn ends the watch and is returned.
 	// History that is gone is ErrCompacted; a from that the store has not reached is ErrReset.
 	Watch(ctx context.Context, from int64, fn func(Batch) error) error
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/limpet-mesh/limpet/registry"
 )
@@ -101,11 +102,23 @@ func testWatchProgress(t *testing.T, fx Fixture) {
 	s := client(t, fx)
 	r := record(t, s, 0)
 	r.until(t, "three empty batches in a silent store", func(v view) bool { return v.empties >= 3 })
-	res := commitOne(t, s, create("k", "b1"), registry.Committed)
-	r.reaches(t, res.Revision)
-	var seen int
-	r.until(t, "", func(v view) bool { seen = v.empties; return v.record("k").Present() })
-	r.until(t, "progress after a change", func(v view) bool { return v.empties >= seen+2 })
+	resumed := record(t, s, r.isListed(t))
+	resumed.until(t, "progress of a resumed watch", func(v view) bool { return v.empties >= 1 })
+
+	// In a store that changes all the time too: else nobody knows how late the changes are.
+	var before int
+	r.until(t, "", func(v view) bool { before = v.empties; return true })
+	progressed := func(v view) bool { return v.empties >= before+3 }
+	end := time.Now().Add(patience)
+	for guard := int64(0); ; {
+		guard = commitOne(t, s, replace("k", "b1", guard), registry.Committed).Revision
+		if ok, told := r.ask(progressed); ok {
+			break
+		} else if time.Now().After(end) {
+			t.Fatalf("no progress while the store changes: %s", told)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 func testWatchEnds(t *testing.T, fx Fixture) {
