@@ -1,0 +1,127 @@
+package failover
+
+import (
+	"maps"
+	"time"
+
+	"github.com/limpet-mesh/limpet/registry"
+)
+
+// While the store is away nobody can write a verdict, and those that stand freeze. Each edge then decides for itself, by the same
+// rules (Ballot.Decide), when it may:
+//
+//   - If the bus brings the reports of a majority of the last known edges, they decide, and all who hear them decide alike.
+//   - Alone, an edge believes only a host that refuses connections: there is no session to come home to. What merely does not
+//     answer may be the edge's own bad luck.
+//   - A mesh that never had a store has no records to protect: its edges believe themselves.
+//
+// When the store is back, a local verdict stands until the leader has spoken, or has had the time to.
+
+// local is a verdict of this edge's own.
+type local struct {
+	verdict registry.Verdict // Revision 0
+	base    int64            // revision of the stored verdict that it overrides; 0 = none
+}
+
+func isDown(v registry.Verdict) bool {
+	return v.State == registry.BrokerDown || v.State == registry.BrokerLost
+}
+
+// same reports whether two verdicts say the same; none means up.
+func same(a, b registry.Verdict) bool {
+	return isDown(a) == isDown(b) && (a.State == b.State || !isDown(a))
+}
+
+// decideLocally brings the local verdicts up to date, and reports whether they changed. mu is held.
+func (m *monitor) decideLocally(now time.Time) bool {
+	if m.state == nil || m.current && len(m.local) == 0 {
+		return false
+	}
+	next := make(map[registry.BrokerRef]local, len(m.local))
+	for ref, g := range m.watched {
+		stored := m.state.Verdicts[ref]
+		l, mine := m.local[ref]
+		if m.current {
+			up, judged := g.patrol.det.Up(), g.patrol.det.judged
+			if mine && !(judged && up && isDown(l.verdict)) && l.outlives(stored) && now.Sub(m.since) < m.settle+overlayGrace {
+				next[ref] = l
+			}
+			continue
+		}
+		stood := stored
+		if mine {
+			stood = l.verdict
+		}
+		pool := m.state.Pools[ref.Pool]
+		v := m.ballotAway(g, mine, now).Decide(stood, pool.RehomeDelay(), now)
+		v.Revision = 0
+		if same(v, stored) {
+			continue
+		}
+		if !mine {
+			l.base = stored.Revision
+		}
+		l.verdict = v
+		next[ref] = l
+	}
+	if maps.Equal(next, m.local) {
+		return false
+	}
+	for ref, l := range next {
+		if m.local[ref] != l {
+			m.log.Warn().Str("edge", m.edge).Str("pool", ref.Pool).Str("broker", ref.Broker).
+				Str("verdict", string(l.verdict.State)).Str("reason", l.verdict.Reason).Msg("decided without the store")
+		}
+	}
+	m.local = next
+	return true
+}
+
+// outlives reports whether a local verdict stands beside a stored one of a store that is back: the leader has not spoken
+// since, or has only begun to agree.
+func (l local) outlives(stored registry.Verdict) bool {
+	return stored.Revision == l.base || l.verdict.State == registry.BrokerLost && stored.State == registry.BrokerDown
+}
+
+// ballotAway is who decides on a broker while the store is away. mu is held.
+func (m *monitor) ballotAway(g *guard, mine bool, now time.Time) Ballot {
+	b, ok := m.votes.CountHeard(g.ref, m.edge, now)
+	if ok {
+		return b
+	}
+	never := m.state.Revision == 0 && len(m.state.Edges) == 0
+	return ballotAlone(&g.patrol.det, never || mine, never)
+}
+
+// ballotAlone is the ballot of an edge that hears nobody. returns: it may also say up, of a broker that it took for down itself.
+// trusts: it believes more than refusals.
+func ballotAlone(d *Detector, returns, trusts bool) Ballot {
+	b := Ballot{Counted: 1}
+	r, judged := d.Report()
+	switch {
+	case !judged:
+	case r.Up && returns:
+		b.Up = 1
+	case !r.Up && (trusts || d.Refused()):
+		b.Down, b.Reason = 1, r.Reason
+	}
+	return b
+}
+
+// overlay returns the State that routing should use: s, with the verdicts of this edge's own where it has any.
+func (m *monitor) overlay(s *registry.State) *registry.State {
+	m.mu.Lock()
+	own := m.local // never modified
+	m.mu.Unlock()
+	if s == nil || len(own) == 0 {
+		return s
+	}
+	next := *s
+	if next.Verdicts = maps.Clone(s.Verdicts); next.Verdicts == nil {
+		next.Verdicts = make(map[registry.BrokerRef]registry.Verdict, len(own))
+	}
+	for ref, l := range own {
+		next.Verdicts[ref] = l.verdict
+	}
+	return &next
+}
