@@ -125,6 +125,8 @@ func ParseDisconnect(b []byte, v Version) (Disconnect, error) {
 
 // AppendDisconnect appends a server's DISCONNECT with a reason code, without properties.
 // For MQTT 3, where only clients send one, nothing is appended.
+//
+// The property length of zero could be left out (MQTT 5 §3.14.2.2.1), but releases of MQTT.js and others read past the end then.
 func AppendDisconnect(dst []byte, v Version, code byte) []byte {
 	if v != V5 {
 		return dst

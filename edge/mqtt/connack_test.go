@@ -126,6 +126,9 @@ func TestLongestAssignedClientID(t *testing.T) {
 	if _, err := ParseConnack(b[:len(b)-1], V5); err != ErrShort {
 		t.Errorf("one byte less: %v", err)
 	}
+	if _, err := ParseConnack(unhex(t, "20bc8004"), V5); err != ErrShort { // 65,596 + 4 = MaxConnack
+		t.Errorf("a CONNACK of MaxConnack bytes: %v", err)
+	}
 }
 
 func TestAppendConnack(t *testing.T) {
