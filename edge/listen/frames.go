@@ -86,7 +86,7 @@ func (r *FrameReader) Next(b []byte) (n int, payload []byte, ev FrameEvent, err 
 			took, err := r.header(b[n:])
 			n += took
 			if err != nil {
-				r.stage = stageEnd
+				*r = FrameReader{stage: stageEnd}
 				return n, nil, FrameMore, err
 			}
 			if r.stage == stageControl && r.left == 0 {

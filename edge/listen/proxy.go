@@ -96,8 +96,8 @@ func ParseProxy(b []byte) (n int, h ProxyHeader, err error) {
 	}
 	h = ProxyHeader{Version: int(raw.Version), Local: raw.Command.IsLocal()}
 	h.Source, h.Destination = proxyAddr(raw.SourceAddr), proxyAddr(raw.DestinationAddr)
-	if !h.Source.IsValid() || !h.Destination.IsValid() {
-		h.Local = true // UNKNOWN, or AF_UNIX
+	if h.Local || !h.Source.IsValid() || !h.Destination.IsValid() { // LOCAL, UNKNOWN, or AF_UNIX
+		h.Local, h.Source, h.Destination = true, netip.AddrPort{}, netip.AddrPort{}
 	}
 	if raw.Version == 2 && !raw.Command.IsLocal() { // LOCAL: what follows must be discarded (§2.2)
 		if err := h.readTLVs(b[:n], raw); err != nil {

@@ -72,9 +72,13 @@ type quicHandshakeKey struct{}
 
 // quicServer is one Serve of a QUIC listener.
 type quicServer struct {
-	l          *Listener
-	handshakes atomic.Int64
-	owned      sync.WaitGroup
+	l     *Listener
+	owned sync.WaitGroup
+
+	mu         sync.Mutex
+	handshakes int    // begun, and neither failed nor accepted yet
+	draining   bool   // begin no more
+	drained    func() // called when draining and none is left
 }
 
 func (l *Listener) serveQUIC(ctx context.Context, h Handler) error {
@@ -83,44 +87,41 @@ func (l *Listener) serveQUIC(ctx context.Context, h Handler) error {
 	}
 	l.quic.hold()
 	defer l.quic.release()
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+	accepting, endAccepting := context.WithCancel(ctx)
+	defer endAccepting()
+	draining, endDraining := context.WithCancel(ctx)
+	defer endDraining()
 
-	v := &quicServer{l: l}
+	v := &quicServer{l: l, drained: endDraining}
 	t := l.quic.transport
 	t.ConnContext = v.begin
-	t.VerifySourceAddress = func(net.Addr) bool { return v.handshakes.Load() > int64(l.cfg.maxHandshakes()/quicRetryAt) }
+	t.VerifySourceAddress = func(net.Addr) bool { return v.count() > l.cfg.maxHandshakes()/quicRetryAt }
 	ln, err := t.Listen(l.certs.outer, v.config())
 	if err != nil {
 		return fmt.Errorf("%w on %s: %w", ErrBind, l.Addr(), err)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
-	defer stop()
-
-	accepting, end := context.WithCancel(ctx)
-	defer end()
 	v.owned.Go(func() {
 		select {
 		case <-l.closing:
-			end()
+			endAccepting()
 		case <-accepting.Done():
 		}
 	})
-	for l.queue.admit(accepting, l.closing) {
-		conn, err := ln.Accept(accepting)
-		if err != nil {
-			break
-		}
-		v.accept(ctx, conn, h)
+	for l.queue.admit(accepting, l.closing) && v.accept(ctx, accepting, ln, h) {
 	}
-	end()
-	_ = ln.Close() // refuses handshakes in flight and waits for them to end
-	for {
-		// What had finished its handshake by then was promised a connection.
-		conn, err := ln.Accept(context.Background())
-		if err != nil {
-			break
-		}
-		v.accept(ctx, conn, h)
+	// The socket goes on for the connections that live. quic-go's listener stays open with it, so that newcomers are refused
+	// instead of left without an answer; handshakes in flight are finished, unless ctx ends.
+	v.drain()
+	for v.accept(ctx, draining, ln, h) {
 	}
+	if ctx.Err() != nil {
+		_ = ln.Close()
+		for v.accept(ctx, context.Background(), ln, h) { // what had finished its handshake just then
+		}
+	}
+	endAccepting()
 	v.owned.Wait()
 	return nil
 }
@@ -143,23 +144,53 @@ func (v *quicServer) config() *quic.Config {
 
 // begin is quic.Transport.ConnContext: a first packet has come.
 func (v *quicServer) begin(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
-	if v.handshakes.Add(1) > int64(v.l.cfg.maxHandshakes()) {
-		v.handshakes.Add(-1)
+	v.mu.Lock()
+	if v.draining {
+		v.mu.Unlock()
+		return nil, errCut
+	}
+	if v.handshakes >= v.l.cfg.maxHandshakes() {
+		v.mu.Unlock()
 		v.failed(info.RemoteAddr, errEvicted)
 		return nil, errEvicted
 	}
-	hs := &quicHandshake{since: time.Now()}
+	v.handshakes++
 	v.owned.Add(1)
+	v.mu.Unlock()
+
+	hs := &quicHandshake{since: time.Now()}
 	remote := info.RemoteAddr
 	hs.stop = context.AfterFunc(ctx, func() {
 		defer v.owned.Done()
-		if !hs.over.CompareAndSwap(false, true) {
-			return
+		if hs.over.CompareAndSwap(false, true) {
+			v.failed(remote, context.Cause(ctx))
+			v.end()
 		}
-		v.handshakes.Add(-1)
-		v.failed(remote, context.Cause(ctx))
 	})
 	return context.WithValue(ctx, quicHandshakeKey{}, hs), nil
+}
+
+// end counts a handshake out.
+func (v *quicServer) end() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.handshakes--; v.draining && v.handshakes == 0 {
+		v.drained()
+	}
+}
+
+func (v *quicServer) count() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.handshakes
+}
+
+func (v *quicServer) drain() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.draining = true; v.handshakes == 0 {
+		v.drained()
+	}
 }
 
 // failed tells why a handshake came to nothing.
@@ -168,37 +199,48 @@ func (v *quicServer) failed(remote net.Addr, err error) {
 	refused := ok && !te.Remote && te.ErrorCode == quic.ConnectionRefused // by quic-go: it closes, or its queue is full
 	cut := refused && closed(v.l.closing)
 	evicted := err == errEvicted || refused && !cut
+	if ok { // quic-go lets these pass for net.ErrClosed too
+		err = failed(ReasonQUICHandshake, errors.New(err.Error()))
+	}
 	o := v.l.Origin(addrPort(remote), addrPort(v.l.Addr()))
-	v.l.reject(o, failed(ReasonQUICHandshake, fmt.Errorf("listen: QUIC handshake: %w", err)), cut, evicted)
+	v.l.reject(o, fmt.Errorf("listen: QUIC handshake: %w", err), cut, evicted)
 }
 
-// accept takes a connection whose handshake is done.
-func (v *quicServer) accept(ctx context.Context, conn *quic.Conn, h Handler) {
+// accept takes the next connection whose handshake is done, and waits in a goroutine for the stream that carries the session.
+// It returns false when until ends or ln is closed.
+func (v *quicServer) accept(ctx, until context.Context, ln *quic.Listener, h Handler) bool {
+	conn, err := ln.Accept(until)
+	if err != nil {
+		return false
+	}
 	hs := conn.Context().Value(quicHandshakeKey{}).(*quicHandshake)
 	if !hs.over.CompareAndSwap(false, true) {
-		return // it has failed meanwhile, and has been counted
+		return true // it has failed meanwhile, and has been counted
 	}
-	v.handshakes.Add(-1)
+	v.owned.Go(func() { v.welcome(ctx, conn, hs, h) })
 	if hs.stop() {
 		v.owned.Done()
 	}
+	v.end()
+	return true
+}
+
+// welcome takes one connection from handshake to hand-over.
+func (v *quicServer) welcome(ctx context.Context, conn *quic.Conn, hs *quicHandshake, h Handler) {
 	v.l.quic.hold()
 	bounded, cut := context.WithDeadline(ctx, hs.since.Add(v.l.cfg.handshakeTimeout()))
 	place := v.l.queue.enter(hs.since, cut)
-	v.owned.Go(func() {
-		o := v.l.Origin(addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr()))
-		o.TLS = tlsOrigin(conn.ConnectionState().TLS)
-		stream, err := conn.AcceptStream(bounded)
-		cut()
-		evicted := v.l.queue.leave(place)
-		if evicted || err != nil {
-			_ = conn.CloseWithError(quicNoStream, "no stream")
-			v.l.quic.release()
-			v.l.reject(o, failed(ReasonQUICStream, fmt.Errorf("listen: first QUIC stream: %w", err)), ctx.Err() != nil, evicted)
-			return
-		}
-		h(&quicStream{stream: stream, conn: conn, socket: v.l.quic}, o, hs.since)
-	})
+	o := v.l.Origin(addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr()))
+	o.TLS = tlsOrigin(conn.ConnectionState().TLS)
+	stream, err := conn.AcceptStream(bounded)
+	cut()
+	if evicted := v.l.queue.leave(place); evicted || err != nil {
+		_ = conn.CloseWithError(quicNoStream, "no stream")
+		v.l.quic.release()
+		v.l.reject(o, fmt.Errorf("listen: first QUIC stream: %w", err), ctx.Err() != nil, evicted)
+		return
+	}
+	h(&quicStream{stream: stream, conn: conn, socket: v.l.quic}, o, hs.since)
 }
 
 // quicStream is the stream that carries a session, and the connection, which lives for nothing else.

@@ -27,14 +27,13 @@ const (
 	ReasonWSOrigin       Reason = "ws_origin"         // from a web page that may not connect
 	ReasonWSSubprotocol  Reason = "ws_subprotocol"    // offers neither mqtt nor mqttv3.1
 	ReasonQUICHandshake  Reason = "quic_handshake"    // a QUIC handshake failed: ALPN is not mqtt, a refused certificate
-	ReasonQUICStream     Reason = "quic_stream"       // a QUIC connection without a usable first stream
 )
 
 // Reasons lists the set, so that counters can exist before their first event.
 func Reasons() []Reason {
 	return []Reason{
 		ReasonTimeout, ReasonClientGone, ReasonOverload, ReasonShutdown, ReasonProxyHeader, ReasonProxyUntrusted, ReasonTLSHandshake,
-		ReasonWSUpgrade, ReasonWSTooLarge, ReasonWSPath, ReasonWSOrigin, ReasonWSSubprotocol, ReasonQUICHandshake, ReasonQUICStream,
+		ReasonWSUpgrade, ReasonWSTooLarge, ReasonWSPath, ReasonWSOrigin, ReasonWSSubprotocol, ReasonQUICHandshake,
 	}
 }
 
