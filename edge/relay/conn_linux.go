@@ -1,0 +1,396 @@
+package relay
+
+import (
+	"net"
+	"net/netip"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/limpet-mesh/limpet/edge/mqtt"
+)
+
+// conn is a session in a loop. Only its loop touches it, except moved.
+type conn struct {
+	loop   *Loop
+	owner  Owner
+	s      Session
+	target *Target
+	fd     [2]int    // -1 = none
+	gen    [2]int32  // of fd, in the loop
+	pend   [2][]byte // to be written to this side: its socket was full
+	slot   uint32
+	addr   uint8 // index of the target's address that is being dialed
+	armed  int64 // when the wheel will look at us; 0 = it will not
+
+	readable [2]bool // the kernel may have bytes of this side
+	ended    [2]bool // this side has sent FIN: read on, to the zero
+	shut     [2]bool // shut this side's writing down when pend is out
+	finish   bool    // feed Finished when pend is out, both ways
+	dialing  bool
+	queued   bool // in loop.again
+	closed   bool
+	failure  error // of the last dial
+
+	moved atomic.Pointer[driver] // the session went to a goroutine
+}
+
+// Answer implements Conn.
+func (c *conn) Answer(a Answer) {
+	if d := c.moved.Load(); d != nil {
+		d.Answer(a)
+		return
+	}
+	c.loop.send(mail{conn: c, answer: a})
+}
+
+// Stop implements Conn.
+func (c *conn) Stop(r Reason) {
+	if d := c.moved.Load(); d != nil {
+		d.Stop(r)
+		return
+	}
+	c.loop.send(mail{conn: c, stop: r})
+}
+
+// watch puts side's descriptor into the epoll set, once and for all: edge-triggered for both directions, it never needs to be modified.
+func (c *conn) watch(side Side) error {
+	c.loop.gen++
+	c.gen[side] = c.loop.gen
+	ev := unix.EpollEvent{
+		Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET,
+		Fd:     int32(c.slot<<1 | uint32(side)), Pad: c.gen[side],
+	}
+	return unix.EpollCtl(c.loop.epfd, unix.EPOLL_CTL_ADD, c.fd[side], &ev)
+}
+
+func (c *conn) event(side Side, events uint32) {
+	if side == Broker && c.dialing {
+		if events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) == 0 {
+			return
+		}
+		c.connected()
+	}
+	const closing = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
+	if events&(unix.EPOLLIN|closing) != 0 {
+		c.readable[side] = true
+		if events&closing != 0 {
+			c.ended[side] = true
+		}
+	}
+	if events&unix.EPOLLOUT != 0 && len(c.pend[side]) > 0 {
+		c.flush(side)
+	}
+	c.pump(Client)
+	c.pump(Broker)
+}
+
+// pump reads side and feeds the session, until there is nothing to read, the other side is full, or the budget is spent.
+func (c *conn) pump(side Side) {
+	l := c.loop
+	for budget := loopBudget; c.readable[side] && !c.closed && len(c.pend[side.Other()]) == 0 && c.s.WantRead(side) && c.fd[side] >= 0; {
+		if side == Broker && c.dialing {
+			return
+		}
+		if budget <= 0 {
+			if !c.queued {
+				c.queued = true
+				l.again = append(l.again, c)
+			}
+			return
+		}
+		n, errno := recv(c.fd[side], l.buf)
+		switch {
+		case errno == unix.EAGAIN:
+			c.readable[side] = false
+		case errno == unix.EINTR:
+		case errno != 0:
+			c.readable[side] = false
+			c.feed(func(out []Action) []Action {
+				return c.s.Failed(side, ReasonNone, errno.Error(), l.now, out)
+			})
+		case n == 0:
+			c.readable[side] = false
+			c.feed(func(out []Action) []Action { return c.s.Ended(side, l.now, out) })
+		default:
+			// A short read means that the socket was empty: the next byte brings an event. After a FIN none comes.
+			if n < len(l.buf) && !c.ended[side] {
+				c.readable[side] = false
+			}
+			budget -= n
+			c.carryOut(c.s.Received(side, l.buf[:n], l.now, l.out[:0]))
+		}
+	}
+}
+
+func (c *conn) feed(event func(out []Action) []Action) {
+	if !c.closed {
+		c.carryOut(event(c.loop.out[:0]))
+	}
+}
+
+// carryOut does what the session asks for. out is the loop's scratch, so nothing called from here may feed a session.
+func (c *conn) carryOut(out []Action) {
+	l := c.loop
+	for i := 0; i < len(out); i++ { // out grows while we go
+		switch a := out[i]; a.Op {
+		case OpWrite:
+			if err := c.send(a.Side, a.Data); err != 0 {
+				out = c.s.Failed(a.Side, ReasonNone, err.Error(), l.now, out)
+			}
+		case OpShutdown:
+			if len(c.pend[a.Side]) > 0 {
+				c.shut[a.Side] = true
+			} else if c.fd[a.Side] >= 0 {
+				unix.Shutdown(c.fd[a.Side], unix.SHUT_WR)
+			}
+		case OpPreamble:
+			n, err := c.owner.Preamble(a.Data)
+			out = c.s.Preamble(n, err, l.now, out)
+		case OpRoute:
+			q := Query{Attempt: int(c.s.Attempt), Cause: c.s.Cause}
+			k, err := c.s.Connect()
+			if err != nil {
+				out = c.s.cut(ReasonInternal, err.Error(), out)
+				continue
+			}
+			q.Connect = &k
+			q.Err = c.failure
+			l.yield = true
+			if ans, ok := c.owner.Route(c, q); ok {
+				if ans.Target != nil && ans.Target.Dial != nil {
+					clear(out)
+					l.out = out[:0]
+					l.handOver(c, ans)
+					return
+				}
+				c.target = ans.Target
+				out = c.s.Routed(ans, l.now, out)
+			}
+		case OpDial:
+			c.addr, c.failure = 0, nil
+			out = c.dial(out)
+		case OpDrop:
+			c.close(Broker)
+		case OpAccepted:
+			l.yield = true
+			if k, err := mqtt.ParseConnack(a.Data, c.s.Version); err == nil {
+				c.owner.Accepted(c, k)
+			}
+		case OpGoodbye:
+			if m, err := mqtt.ParseDisconnect(a.Data, c.s.Version); err == nil {
+				c.owner.Goodbye(c, m)
+			}
+		case OpFinish:
+			if c.finish = len(c.pend[Client])+len(c.pend[Broker]) > 0; !c.finish {
+				out = c.s.Finished(out)
+			}
+		case OpClose:
+			c.close(Client)
+			c.close(Broker)
+			l.release(c)
+			l.yield = true
+			c.owner.Closed(c.s.summary(l.now))
+		}
+	}
+	clear(out) // no slice of a session's memory stays behind
+	l.out = out[:0]
+	if !c.closed {
+		c.arm()
+	}
+}
+
+// answered is Answer on the loop.
+func (c *conn) answered(a Answer) {
+	if c.s.Phase != Routing {
+		return
+	}
+	if a.Target != nil && a.Target.Dial != nil {
+		c.loop.handOver(c, a)
+		return
+	}
+	c.target = a.Target
+	c.feed(func(out []Action) []Action { return c.s.Routed(a, c.loop.now, out) })
+	c.pump(Client)
+}
+
+// arm makes the wheel look at us no later than the session's deadline.
+func (c *conn) arm() {
+	if due := c.s.Deadline; due != 0 && (c.armed == 0 || c.armed > due+wheelTick) {
+		c.armed = c.loop.wheel.add(due, wheelEntry{conn: c})
+	}
+}
+
+// dial connects to the target's next address that can be tried at all.
+func (c *conn) dial(out []Action) []Action {
+	for ; int(c.addr) < len(c.target.Addrs); c.addr++ {
+		done, err := c.connect(c.target.Addrs[c.addr])
+		switch {
+		case err != nil:
+			c.failure = err
+			c.close(Broker)
+		case done:
+			return c.s.Dialed(c.target.Prelude, c.loop.now, out)
+		default:
+			c.dialing = true
+			return out
+		}
+	}
+	return c.s.DialFailed(c.loop.now, out)
+}
+
+// connect starts a connection to addr; done if it stands already.
+func (c *conn) connect(addr netip.AddrPort) (done bool, err error) {
+	family := unix.AF_INET
+	var sa unix.Sockaddr
+	if ip := addr.Addr().Unmap(); ip.Is4() {
+		sa = &unix.SockaddrInet4{Port: int(addr.Port()), Addr: ip.As4()}
+	} else {
+		family = unix.AF_INET6
+		sa = &unix.SockaddrInet6{Port: int(addr.Port()), Addr: ip.As16(), ZoneId: zoneID(ip.Zone())}
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false, err
+	}
+	keepAlive(fd)
+	c.fd[Broker] = fd
+	c.readable[Broker], c.ended[Broker] = false, false
+	if err = unix.Connect(fd, sa); err != nil && err != unix.EINPROGRESS {
+		return false, err
+	}
+	done = err == nil
+	return done, c.watch(Broker)
+}
+
+// connected is told by the kernel that the connection stands, or cannot.
+func (c *conn) connected() {
+	c.dialing = false
+	code, err := unix.GetsockoptInt(c.fd[Broker], unix.SOL_SOCKET, unix.SO_ERROR)
+	if err == nil && code != 0 {
+		err = syscall.Errno(code)
+	}
+	c.feed(func(out []Action) []Action {
+		if err != nil {
+			c.failure = err
+			c.close(Broker)
+			c.addr++
+			return c.dial(out)
+		}
+		return c.s.Dialed(c.target.Prelude, c.loop.now, out)
+	})
+}
+
+// send writes p to side, behind what waits for it already.
+func (c *conn) send(side Side, p []byte) syscall.Errno {
+	if c.fd[side] < 0 || c.s.Dead[side] {
+		return 0
+	}
+	if len(c.pend[side]) == 0 {
+		n, errno := sendTo(c.fd[side], p)
+		if errno != 0 && errno != unix.EAGAIN {
+			return errno
+		}
+		if p = p[n:]; len(p) == 0 {
+			return 0
+		}
+		c.pend[side] = c.loop.spareBuffer()
+	}
+	c.pend[side] = append(c.pend[side], p...)
+	return 0
+}
+
+// flush writes what waits for side.
+func (c *conn) flush(side Side) {
+	if c.fd[side] < 0 {
+		return
+	}
+	n, errno := sendTo(c.fd[side], c.pend[side])
+	if errno != 0 && errno != unix.EAGAIN {
+		c.feed(func(out []Action) []Action { return c.s.Failed(side, ReasonNone, errno.Error(), c.loop.now, out) })
+		c.keepBuffer(side)
+		return
+	}
+	if n < len(c.pend[side]) {
+		c.pend[side] = append(c.pend[side][:0], c.pend[side][n:]...)
+		return
+	}
+	c.keepBuffer(side)
+	if c.shut[side] {
+		unix.Shutdown(c.fd[side], unix.SHUT_WR)
+	}
+	if c.finish && len(c.pend[side.Other()]) == 0 {
+		c.feed(c.s.Finished)
+	}
+}
+
+// keepBuffer gives side's empty buffer back to the loop.
+func (c *conn) keepBuffer(side Side) {
+	if b := c.pend[side]; cap(b) > 0 && cap(b) <= 2*loopBuffer && len(c.loop.spare) < 64 {
+		c.loop.spare = append(c.loop.spare, b[:0])
+	}
+	c.pend[side] = nil
+}
+
+func (l *Loop) spareBuffer() []byte {
+	if n := len(l.spare); n > 0 {
+		b := l.spare[n-1]
+		l.spare = l.spare[:n-1]
+		return b
+	}
+	return nil
+}
+
+func (c *conn) close(side Side) {
+	if c.fd[side] < 0 {
+		return
+	}
+	unix.Close(c.fd[side])
+	c.fd[side] = -1
+	c.gen[side] = 0
+	c.readable[side], c.ended[side], c.shut[side] = false, false, false
+	if side == Broker {
+		c.dialing = false
+	}
+	c.keepBuffer(side)
+}
+
+// recv and sendTo are raw: a non-blocking socket never makes the scheduler wait, so it need not be told.
+func recv(fd int, p []byte) (int, syscall.Errno) {
+	n, _, errno := syscall.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), unix.MSG_DONTWAIT, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), 0
+}
+
+func sendTo(fd int, p []byte) (int, syscall.Errno) {
+	for {
+		n, _, errno := syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+		switch errno {
+		case 0:
+			return int(n), 0
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
+	}
+}
+
+// zoneID is the interface of a scoped IPv6 address (RFC 4007 §11).
+func zoneID(zone string) uint32 {
+	if zone == "" {
+		return 0
+	}
+	if ifi, err := net.InterfaceByName(zone); err == nil {
+		return uint32(ifi.Index)
+	}
+	n, err := strconv.ParseUint(zone, 10, 32)
+	if err != nil {
+		return 0
+	}
+	return uint32(n)
+}

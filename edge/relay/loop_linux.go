@@ -1,0 +1,467 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Supported reports whether this system has the epoll driver.
+const Supported = true
+
+// The numbers of a loop, together.
+const (
+	loopBuffer  = 64 << 10  // one read buffer for all of a loop's sessions
+	loopBudget  = 256 << 10 // bytes from one side before the other sessions get their turn
+	loopEvents  = 256       // events taken from the kernel at once
+	loopAccepts = 64        // connections accepted at once
+	busyWait    = 5         // ms: how long a busy loop waits without telling the Go scheduler
+	acceptPause = 100 * time.Millisecond
+)
+
+// Loop is the epoll driver: it runs plain TCP sessions from accept to close on raw descriptors, edge-triggered, reading into one shared
+// buffer and writing through; bytes are kept only for a socket that is full, and then its peer is not read.
+//
+// A loop belongs to the goroutine that runs it. Other goroutines reach it through its mail box.
+type Loop struct {
+	epfd, wake int
+	epoch      time.Time
+
+	// Owned by Run.
+	events    [loopEvents]unix.EpollEvent
+	buf       []byte
+	out       []Action
+	conns     []*conn // by slot
+	free      []uint32
+	gen       int32
+	acceptors map[int32]*acceptor
+	again     []*conn // stopped by the budget: there is more to read
+	spare     [][]byte
+	wheel     wheel
+	busy      bool
+	yield     bool // a call of ours may have made a goroutine runnable
+	now       int64
+
+	work sync.WaitGroup // sessions that moved to a goroutine
+
+	mu     sync.Mutex
+	mail   []mail
+	rung   bool
+	closed bool
+}
+
+// mail is what other goroutines want of a loop.
+type mail struct {
+	conn   *conn
+	stop   Reason // ReasonNone: answer
+	answer Answer
+	call   func()
+}
+
+// acceptor is a listening descriptor.
+type acceptor struct {
+	fd     int
+	limits *Limits
+	local  netip.AddrPort // zero: it differs by connection
+	accept Accept
+	paused bool
+}
+
+// NewLoop makes a loop; Run runs it and frees what it holds.
+func NewLoop() (*Loop, error) {
+	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("relay: epoll_create: %w", err)
+	}
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		unix.Close(epfd)
+		return nil, fmt.Errorf("relay: eventfd: %w", err)
+	}
+	l := &Loop{epfd: epfd, wake: wake, epoch: time.Now(), buf: make([]byte, loopBuffer), acceptors: map[int32]*acceptor{}}
+	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: wakeSlot}
+	if err := unix.EpollCtl(epfd, unix.EPOLL_CTL_ADD, wake, &ev); err != nil {
+		unix.Close(epfd)
+		unix.Close(wake)
+		return nil, fmt.Errorf("relay: epoll_ctl: %w", err)
+	}
+	return l, nil
+}
+
+// An event's 64 bits of data are Fd and Pad. Sessions: Fd = slot<<1 | side, Pad = the descriptor's generation, so that an event of a
+// descriptor that is closed already meets nobody. Others have a negative Fd.
+const wakeSlot = -1
+
+// Listen makes the loop accept from ln's socket, until stop is called. Several loops may share a socket; ln itself stays the caller's.
+// The connections have the options (keep-alive, TCP_NODELAY) that the listening socket has.
+func (l *Loop) Listen(ln *net.TCPListener, limits *Limits, accept Accept) (stop func(), err error) {
+	f, err := ln.File() // a duplicate
+	if err != nil {
+		return nil, fmt.Errorf("relay: listen: %w", err)
+	}
+	defer f.Close()
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("relay: listen: %w", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("relay: listen: %w", err)
+	}
+	a := &acceptor{fd: fd, limits: limits, accept: accept}
+	if at := ln.Addr().(*net.TCPAddr).AddrPort(); !at.Addr().IsUnspecified() {
+		a.local = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
+	}
+	key := int32(-2 - fd)
+	added := make(chan error, 1)
+	if !l.send(mail{call: func() {
+		ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLEXCLUSIVE, Fd: key}
+		err := unix.EpollCtl(l.epfd, unix.EPOLL_CTL_ADD, fd, &ev)
+		if err == nil {
+			l.acceptors[key] = a
+		}
+		added <- err
+	}}) {
+		unix.Close(fd)
+		return nil, errLoopClosed
+	}
+	if err := <-added; err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("relay: listen: %w", err)
+	}
+	var once sync.Once
+	return func() {
+		once.Do(func() {
+			done := make(chan struct{})
+			if l.send(mail{call: func() { l.unlisten(key); close(done) }}) {
+				<-done
+			}
+		})
+	}, nil
+}
+
+func (l *Loop) unlisten(key int32) {
+	if a := l.acceptors[key]; a != nil {
+		delete(l.acceptors, key)
+		// Closing alone would not end the watch: it is on the open file, which the listener's own descriptor shares.
+		if err := unix.EpollCtl(l.epfd, unix.EPOLL_CTL_DEL, a.fd, nil); err != nil && !a.paused {
+			panic("relay: epoll set lost a listener: " + err.Error())
+		}
+		unix.Close(a.fd)
+	}
+}
+
+// keepAlive sets on a broker's socket what notices that the broker is gone.
+func keepAlive(fd int) {
+	for _, o := range [...]struct{ level, name, value int }{
+		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(keepIdle / time.Second)},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(keepInterval / time.Second)},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepCount},
+		{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout / time.Millisecond)},
+	} {
+		unix.SetsockoptInt(fd, o.level, o.name, o.value) // a kernel that lacks one of them still relays
+	}
+}
+
+// Dead peers: a silent one is asked after keepIdle, and given up keepCount × keepInterval later; one that acknowledges nothing, after userTimeout.
+const (
+	keepIdle     = 60 * time.Second
+	keepInterval = 10 * time.Second
+	keepCount    = 3
+	userTimeout  = 30 * time.Second
+)
+
+var errLoopClosed = errors.New("relay: loop has ended")
+
+// send puts m into the mail box; false if the loop has ended.
+func (l *Loop) send(m mail) bool {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return false
+	}
+	l.mail = append(l.mail, m)
+	ring := !l.rung
+	l.rung = true
+	l.mu.Unlock()
+	if ring {
+		one := [8]byte{1} // little endian or not: any value above zero wakes
+		unix.Write(l.wake, one[:])
+	}
+	return true
+}
+
+// Run runs the loop until ctx ends. Then it stops accepting, closes the sessions that are left, and waits for those that left the loop.
+func (l *Loop) Run(ctx context.Context) error {
+	end := context.AfterFunc(ctx, func() { l.send(mail{}) })
+	defer end()
+	for ctx.Err() == nil {
+		n, err := l.wait()
+		if err != nil {
+			l.finish()
+			return err
+		}
+		l.now = l.clock()
+		for i := range l.events[:n] {
+			l.event(&l.events[i])
+		}
+		l.readAgain()
+		l.wheel.advance(l.now, l.tick)
+		if l.yield {
+			// What we made runnable sits in this processor's queue, and a raw wait would keep it there.
+			l.yield = false
+			runtime.Gosched()
+		}
+	}
+	l.finish()
+	return nil
+}
+
+func (l *Loop) finish() {
+	l.mu.Lock()
+	l.closed = true
+	left := l.mail
+	l.mail = nil
+	l.mu.Unlock()
+	for _, m := range left { // nobody may wait for an answer for ever
+		if m.call != nil {
+			m.call()
+		}
+	}
+	for key := range l.acceptors {
+		l.unlisten(key)
+	}
+	for _, c := range l.conns {
+		if c != nil {
+			c.feed(func(out []Action) []Action { return c.s.cut(ReasonShutdown, "", out) })
+		}
+	}
+	unix.Close(l.wake)
+	unix.Close(l.epfd)
+	l.work.Wait()
+}
+
+func (l *Loop) clock() int64 { return int64(time.Since(l.epoch)) + 1 } // +1: zero means never
+
+// wait waits for events. A busy loop waits by a raw system call: the Go scheduler's part in a blocking one (it gives the processor away and
+// takes it back) costs more than the call itself. Stop-the-world reaches a raw wait by a signal, hence Gosched on EINTR.
+func (l *Loop) wait() (int, error) {
+	timeout := l.wheel.timeout(l.clock())
+	if len(l.again) > 0 {
+		timeout = 0
+	}
+	for {
+		if l.busy {
+			t := busyWait
+			if timeout >= 0 {
+				t = min(t, timeout)
+			}
+			n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(l.epfd), uintptr(unsafe.Pointer(&l.events[0])), loopEvents, uintptr(t), 0, 0)
+			switch {
+			case errno == unix.EINTR:
+				runtime.Gosched()
+				continue
+			case errno != 0:
+				return 0, fmt.Errorf("relay: epoll_wait: %w", errno)
+			case n > 0 || timeout == 0:
+				return int(n), nil
+			}
+			l.busy = false
+		}
+		n, err := unix.EpollWait(l.epfd, l.events[:], timeout)
+		switch err {
+		case nil:
+			l.busy = n > 0
+			return n, nil
+		case unix.EINTR:
+			continue
+		}
+		return 0, fmt.Errorf("relay: epoll_wait: %w", err)
+	}
+}
+
+func (l *Loop) event(ev *unix.EpollEvent) {
+	switch {
+	case ev.Fd == wakeSlot:
+		l.readMail()
+	case ev.Fd < 0:
+		l.acceptFrom(ev.Fd)
+	default:
+		slot, side := uint32(ev.Fd)>>1, Side(ev.Fd&1)
+		if int(slot) < len(l.conns) {
+			if c := l.conns[slot]; c != nil && c.gen[side] == ev.Pad {
+				c.event(side, ev.Events)
+			}
+		}
+	}
+}
+
+func (l *Loop) readMail() {
+	var eight [8]byte
+	unix.Read(l.wake, eight[:])
+	l.mu.Lock()
+	box := l.mail
+	l.mail, l.rung = nil, false
+	l.mu.Unlock()
+	for _, m := range box {
+		switch c := m.conn; {
+		case m.call != nil:
+			m.call()
+		case c == nil:
+		case c.moved.Load() != nil: // it was written before the session moved
+			l.work.Go(func() {
+				if m.stop != ReasonNone {
+					c.Stop(m.stop)
+				} else {
+					c.Answer(m.answer)
+				}
+			})
+		case c.closed:
+		case m.stop != ReasonNone:
+			c.feed(func(out []Action) []Action { return c.s.Stop(m.stop, l.now, out) })
+		default:
+			c.answered(m.answer)
+		}
+	}
+}
+
+func (l *Loop) acceptFrom(key int32) {
+	a := l.acceptors[key]
+	if a == nil || a.paused {
+		return
+	}
+	for range loopAccepts {
+		fd, sa, err := unix.Accept4(a.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		switch err {
+		case nil:
+			l.adopt(a, fd, sa)
+		case unix.ECONNABORTED, unix.EINTR:
+		case unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOBUFS:
+			l.pause(a, key)
+			return
+		default: // EAGAIN
+			return
+		}
+	}
+}
+
+// pause stops accepting for a moment: without descriptors a level-triggered listener would spin.
+func (l *Loop) pause(a *acceptor, key int32) {
+	a.paused = true
+	unix.EpollCtl(l.epfd, unix.EPOLL_CTL_DEL, a.fd, nil)
+	l.wheel.add(l.now+int64(acceptPause), wheelEntry{call: func() {
+		if l.acceptors[key] == a {
+			a.paused = false
+			ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLEXCLUSIVE, Fd: key}
+			unix.EpollCtl(l.epfd, unix.EPOLL_CTL_ADD, a.fd, &ev)
+		}
+	}})
+}
+
+func (l *Loop) adopt(a *acceptor, fd int, sa unix.Sockaddr) {
+	local := a.local
+	if !local.IsValid() {
+		if name, err := unix.Getsockname(fd); err == nil {
+			local = addrPort(name)
+		}
+	}
+	owner, preamble := a.accept(addrPort(sa), local)
+	if owner == nil {
+		unix.Close(fd)
+		return
+	}
+	c := &conn{loop: l, owner: owner, fd: [2]int{fd, -1}}
+	c.s.Start(a.limits, l.now, preamble)
+	if n := len(l.free); n > 0 {
+		c.slot, l.free = l.free[n-1], l.free[:n-1]
+		l.conns[c.slot] = c
+	} else {
+		c.slot = uint32(len(l.conns))
+		l.conns = append(l.conns, c)
+	}
+	if err := c.watch(Client); err != nil {
+		c.feed(func(out []Action) []Action { return c.s.cut(ReasonInternal, err.Error(), out) })
+		return
+	}
+	c.arm()
+}
+
+func (l *Loop) readAgain() {
+	again := l.again
+	l.again = nil
+	for _, c := range again {
+		c.queued = false
+		if !c.closed {
+			c.pump(Client)
+			c.pump(Broker)
+		}
+	}
+}
+
+func (l *Loop) tick(e wheelEntry) {
+	switch c := e.conn; {
+	case c == nil:
+		e.call()
+	case c.closed || c.s.Deadline == 0:
+		c.armed = 0
+	case c.s.Deadline > l.now:
+		c.armed = 0
+		c.arm()
+	default:
+		c.armed = 0
+		c.feed(func(out []Action) []Action { return c.s.Tick(l.now, out) })
+	}
+}
+
+// handOver moves a session that needs a stream to its broker to a goroutine: its state is a value, and its descriptor becomes a net.Conn.
+func (l *Loop) handOver(c *conn, a Answer) {
+	f := os.NewFile(uintptr(c.fd[Client]), "client")
+	unix.EpollCtl(l.epfd, unix.EPOLL_CTL_DEL, c.fd[Client], nil)
+	nc, err := net.FileConn(f) // a duplicate
+	f.Close()
+	c.fd[Client] = -1
+	l.release(c)
+	if err != nil {
+		c.s.cut(ReasonInternal, err.Error(), nil)
+		c.owner.Closed(c.s.summary(l.now))
+		return
+	}
+	d := newDriver(nc.(*net.TCPConn), c.owner)
+	d.epoch = l.epoch
+	d.s.Resume(c.s.limits, c.s.State)
+	d.handle = c
+	c.moved.Store(d)
+	l.work.Go(func() {
+		d.Answer(a)
+		d.run()
+	})
+}
+
+// release takes c out of the loop.
+func (l *Loop) release(c *conn) {
+	c.closed = true
+	l.conns[c.slot] = nil
+	l.free = append(l.free, c.slot)
+}
+
+func addrPort(sa unix.Sockaddr) netip.AddrPort {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
+	}
+	return netip.AddrPort{}
+}

@@ -1,0 +1,28 @@
+//go:build !linux
+
+package relay
+
+import (
+	"context"
+	"errors"
+	"net"
+)
+
+// Supported reports whether this system has the epoll driver.
+const Supported = false
+
+// Loop is the epoll driver, which this system lacks: Serve carries every session.
+type Loop struct{}
+
+var errNoEpoll = errors.New("relay: no epoll on this system")
+
+// NewLoop fails.
+func NewLoop() (*Loop, error) { return nil, errNoEpoll }
+
+// Listen fails.
+func (*Loop) Listen(*net.TCPListener, *Limits, Accept) (stop func(), err error) {
+	return nil, errNoEpoll
+}
+
+// Run fails.
+func (*Loop) Run(context.Context) error { return errNoEpoll }

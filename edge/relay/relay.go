@@ -1,0 +1,171 @@
+// Package relay carries MQTT connections between clients and brokers.
+//
+// A [Session] is one connection's life as a state machine without I/O: bytes and events go in, [Action] values come out.
+//
+//	await preamble -> await CONNECT -> routing -> dialing -> await CONNACK -> relaying -> closing -> closed
+//	                                      ^          |              |
+//	                                      +----------+--------------+   the broker could not be had: where else?
+//
+// It knows where packets begin and end in both directions at all times, so that it can act between two of them; while it relays
+// it reads fixed headers only. All of a session is a value ([State]) that can be written out and read back in the middle of
+// anything, which is how a session moves from one driver to another, and later from one process to another.
+//
+// Two drivers run sessions. [Loop] (Linux) is an epoll loop over raw descriptors: a plain TCP session lives in it from accept to
+// close and costs no goroutine and, while idle, no buffer. [Serve] runs one session over any [Stream] with two goroutines: TLS,
+// WebSocket, QUIC, and other systems. The same table of scripted sessions is run through the bare machine and both drivers.
+//
+// What the package refuses to do: it never looks into a PUBLISH, never invents or reorders an application message, and knows
+// nothing of pools, keys and health. Whoever owns the session ([Owner]) says where it goes.
+package relay
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/limpet-mesh/limpet/edge/mqtt"
+)
+
+// Side is one of the two ends of a session.
+type Side uint8
+
+const (
+	Client Side = 0
+	Broker Side = 1
+)
+
+// Other is the opposite side.
+func (s Side) Other() Side { return 1 - s }
+
+func (s Side) String() string {
+	if s == Client {
+		return "client"
+	}
+	return "broker"
+}
+
+// An Owner decides what becomes of one session and is told what happened to it. Its methods are called one at a time, by the driver,
+// and must not block: on the epoll driver thousands of sessions wait for them. Slices and pointers that they are given are valid during the call only.
+type Owner interface {
+	// Preamble reads what precedes MQTT (a PROXY header) at the start of b, if the session was started with one.
+	// It returns its length, or 0 while more bytes are needed.
+	Preamble(b []byte) (n int, err error)
+	// Route says where the session goes. ok false: not known yet, c.Answer will be called with the same question's answer.
+	Route(c Conn, q Query) (a Answer, ok bool)
+	// Accepted tells that the broker's CONNACK with success is on its way to the client.
+	Accepted(c Conn, k mqtt.Connack)
+	// Goodbye tells of the client's DISCONNECT, which has been forwarded.
+	Goodbye(c Conn, d mqtt.Disconnect)
+	// Closed is the last call: every descriptor of the session is closed.
+	Closed(s Summary)
+}
+
+// A Conn is the driver's handle on a live session. Its methods may be called from any goroutine, also after the session has ended.
+type Conn interface {
+	// Answer answers the Route call that returned ok false.
+	Answer(a Answer)
+	// Stop ends the session as Session.Stop does.
+	Stop(r Reason)
+}
+
+// Accept is called by a loop for each connection. It returns the session's owner, nil to close the connection at once, and whether
+// something precedes MQTT on it.
+type Accept func(peer, local netip.AddrPort) (o Owner, preamble bool)
+
+// Query is the question that Owner.Route answers.
+type Query struct {
+	Connect *mqtt.Connect // slices alias the session's memory
+	Attempt int           // 0 for the first time
+	Cause   Cause         // why it is asked again
+	Err     error         // the failure, if the driver has one; nil for Attempt 0
+}
+
+// Cause is why a session needs (another) broker.
+type Cause uint8
+
+const (
+	CauseNew    Cause = iota // the CONNECT has just come
+	CauseDial                // the dial failed or took too long
+	CauseClosed              // the broker closed without a word after it got the CONNECT, and nothing else had been sent
+)
+
+// Answer is where a session goes: to a target, or away.
+type Answer struct {
+	Target *Target // nil: refuse
+	// Code is the MQTT 5 reason code of the refusal (MQTT 3 clients get its nearest return code). 0 = mqtt.ServerUnavailable.
+	Code byte
+	// Reason is the refusal's. ReasonNone = ReasonNoBroker.
+	Reason Reason
+}
+
+// Target is a broker to connect to.
+type Target struct {
+	// Addrs are the broker's addresses for plain TCP, tried in order. Empty: Dial is used.
+	Addrs []netip.AddrPort
+	// Dial connects to a broker by other means. It must heed ctx. It writes the PROXY header itself.
+	Dial func(ctx context.Context) (Stream, error)
+	// Prelude goes out before the client's first byte, in the same segment; plain TCP only.
+	Prelude []byte
+	// DialTimeout bounds the whole dial, over all addresses. 0 = 3 s.
+	DialTimeout time.Duration
+	// Timeout bounds the time from now to the CONNACK. 0 = 10 s.
+	Timeout time.Duration
+}
+
+// Limits bound sessions; shared by all sessions of a listener. Zero fields mean the defaults beside them.
+type Limits struct {
+	ConnectSize    int           // largest CONNECT, in bytes; 0 = DefaultConnectSize
+	ConnectTimeout time.Duration // accept to whole CONNECT, TLS and upgrade included; 0 = DefaultConnectTimeout
+	Counters       *Counters     // counts what passes; nil = nobody wants to know
+}
+
+// The numbers of a session, together.
+const (
+	// DefaultConnectSize lets the longest legal client ID (65,535 bytes) pass with a user name and a will beside it.
+	DefaultConnectSize    = 128 << 10
+	DefaultConnectTimeout = 10 * time.Second
+
+	defaultDialTimeout    = 3 * time.Second
+	defaultConnackTimeout = 10 * time.Second
+	// routeTimeout bounds how long an Owner may think.
+	routeTimeout = 10 * time.Second
+	// lingerTimeout is how long a client may take to read our last words and close.
+	lingerTimeout = 2 * time.Second
+	// halfCloseTimeout is how long one side may go on sending after the other has said that it will not.
+	halfCloseTimeout = 30 * time.Second
+	// maxPipelined bounds what a client may send behind its CONNECT before the broker is reached: more stays in its socket.
+	maxPipelined = 64 << 10
+	// maxPreamble bounds a PROXY header: v2 claims at most 64 KiB, but nobody needs more than this.
+	maxPreamble = 4 << 10
+	// maxConnack bounds what we collect until the broker's CONNACK is whole.
+	maxConnack = 128 << 10
+	// maxGoodbye bounds a client's DISCONNECT that we look into; a longer one passes unread.
+	maxGoodbye = 4 << 10
+)
+
+func (l *Limits) connectSize() int {
+	if l.ConnectSize > 0 {
+		return l.ConnectSize
+	}
+	return DefaultConnectSize
+}
+
+func (l *Limits) connectTimeout() time.Duration {
+	if l.ConnectTimeout > 0 {
+		return l.ConnectTimeout
+	}
+	return DefaultConnectTimeout
+}
+
+// Summary is what is known of a session at its end.
+type Summary struct {
+	Reason Reason
+	// Detail says more for people: an error's text. It may contain what a stranger sent: escape it.
+	Detail  string
+	Bytes   [2]uint64 // received from each side, preamble and CONNECT included
+	Packets [2]uint64 // whole packets received from each side
+	// Times from accept to the whole CONNECT, to the broker's connection, to its CONNACK, and to the end. 0 = never got there.
+	Connect, Dialed, Connack, Total time.Duration
+	// Refused is the code of the broker's CONNACK if that was no success.
+	Refused byte
+}

@@ -1,0 +1,253 @@
+package relay
+
+import (
+	"encoding/binary"
+	"sync/atomic"
+
+	"github.com/limpet-mesh/limpet/edge/mqtt"
+)
+
+// Counters add up what sessions receive, by side.
+type Counters struct {
+	Bytes, Packets [2]atomic.Uint64
+}
+
+func (s *Session) packets(side Side, n int) {
+	s.Packets[side] += uint64(n)
+	if c := s.limits.Counters; c != nil && n > 0 {
+		c.Packets[side].Add(uint64(n))
+	}
+}
+
+// relay passes p from side to the other, and follows the packets in it.
+func (s *Session) relay(side Side, p []byte, out []Action) []Action {
+	if s.Dead[side.Other()] {
+		return out
+	}
+	out = append(out, Action{Op: OpWrite, Side: side.Other(), Data: p})
+	if s.Blind[side] {
+		return out
+	}
+	var stop uint16
+	if side == Client {
+		stop = 1 << mqtt.DISCONNECT
+	}
+	scan := &s.Scan[side]
+	for len(p) > 0 {
+		n, ended, err := scan.Skip(p, stop)
+		if err != nil {
+			// No MQTT. It is the broker's to refuse: we pass on what we do not understand, and know no boundaries any more.
+			s.Blind[side] = true
+			break
+		}
+		s.packets(side, ended)
+		if side == Client && !s.Said && (len(s.Tail) > 0 || scan.AtHeader() && scan.Type() == mqtt.DISCONNECT) {
+			out = s.goodbye(p[:n], out)
+		}
+		p = p[n:]
+	}
+	return out
+}
+
+// goodbye collects the client's DISCONNECT [MQTT5 §3.14]; p ends with its fixed header, or is (part of) its body.
+func (s *Session) goodbye(p []byte, out []Action) []Action {
+	scan := &s.Scan[Client]
+	if len(s.Tail) == 0 {
+		s.Tail = append(s.Tail, byte(mqtt.DISCONNECT)<<4|scan.Flags())
+		s.Tail = binary.AppendUvarint(s.Tail, uint64(scan.Remaining())) // MQTT's variable byte integer is the same encoding [MQTT5 §1.5.5]
+	} else {
+		s.Tail = append(s.Tail, p...)
+	}
+	switch {
+	case scan.Boundary():
+		out = append(out, Action{Op: OpGoodbye, Data: s.Tail})
+		s.Said, s.Tail = true, nil
+	case len(s.Tail)+int(scan.Remaining()) > maxGoodbye:
+		s.Said, s.Tail = true, nil
+	}
+	return out
+}
+
+// Ended tells that side has closed its writing direction.
+func (s *Session) Ended(side Side, now int64, out []Action) []Action {
+	if s.EOF[side] {
+		return out
+	}
+	s.EOF[side] = true
+	switch s.Phase {
+	case AwaitPreamble, AwaitConnect:
+		return s.cut(ReasonClientClosed, "", out)
+	case Routing, Dialing:
+		if len(s.Held) > s.Size && !s.Dead[Client] {
+			return out // it said all that it had to say, without waiting: the broker shall hear it
+		}
+		// A client that is gone before its CONNECT went out leaves no trace at any broker.
+		return s.cut(ReasonClientClosed, "", append(out, Action{Op: OpDrop}))
+	case AwaitConnack:
+		if side == Client {
+			s.blame(Client)
+			return append(out, Action{Op: OpShutdown, Side: Broker})
+		}
+		return s.brokerSilent(now, out)
+	case Relaying:
+		if s.EOF[side.Other()] {
+			s.Phase = Closing
+			s.Deadline = now + int64(halfCloseTimeout)
+			return append(out, Action{Op: OpShutdown, Side: side.Other()}, Action{Op: OpFinish})
+		}
+		s.blame(side)
+		s.Deadline = now + int64(halfCloseTimeout)
+		return append(out, Action{Op: OpShutdown, Side: side.Other()})
+	case Closing:
+		if side == Client {
+			return s.cut(s.Reason, s.Detail, out)
+		}
+	}
+	return out
+}
+
+// Failed tells that side's connection is broken in both directions: a reset, or the transport's error in detail.
+func (s *Session) Failed(side Side, reason Reason, detail string, now int64, out []Action) []Action {
+	if s.Dead[side] {
+		return out
+	}
+	if s.Phase != Relaying && s.Phase != AwaitConnack || s.EOF[side.Other()] {
+		s.Dead[side] = true
+		return s.Ended(side, now, out)
+	}
+	if reason != ReasonNone && s.Reason == ReasonNone {
+		s.Reason, s.Detail = reason, detail
+	}
+	s.Dead[side] = true
+	if s.EOF[side] {
+		return s.cut(s.Reason, s.Detail, out)
+	}
+	out = s.Ended(side, now, out)
+	if s.Phase == Relaying || s.Phase == AwaitConnack {
+		// What is on its way to the other side still gets there, but nothing that it says can be delivered.
+		s.Deadline = now + int64(lingerTimeout)
+	}
+	return out
+}
+
+// blame settles the reason when one side ends an established session.
+func (s *Session) blame(side Side) {
+	switch {
+	case s.Reason != ReasonNone:
+	case side == Broker && s.Refused != 0:
+		s.Reason = ReasonBrokerRefused
+	case side == Client && s.Said, side == Broker && s.Said:
+		s.Reason = ReasonClientDisconnect
+	case side == Client:
+		s.Reason = ReasonClientClosed
+	default:
+		s.Reason = ReasonBrokerClosed
+	}
+}
+
+// brokerSilent deals with a broker that closed before it said anything whole.
+func (s *Session) brokerSilent(now int64, out []Action) []Action {
+	if s.EOF[Client] {
+		return s.cut(ReasonClientClosed, "", out)
+	}
+	if s.Beyond || s.First != nil {
+		return s.refuse(ReasonBrokerClosed, "before its CONNACK", mqtt.ServerUnavailable, now, append(out, Action{Op: OpDrop}))
+	}
+	return s.again(CauseClosed, now, append(out, Action{Op: OpDrop}))
+}
+
+// Finished answers OpFinish.
+func (s *Session) Finished(out []Action) []Action {
+	if s.Phase != Closing {
+		return out
+	}
+	return s.cut(s.Reason, s.Detail, out)
+}
+
+// Tick tells that Deadline has passed.
+func (s *Session) Tick(now int64, out []Action) []Action {
+	if s.Deadline == 0 || now < s.Deadline {
+		return out
+	}
+	switch s.Phase {
+	case AwaitPreamble, AwaitConnect:
+		return s.cut(ReasonConnectTimeout, "", out)
+	case Routing:
+		return s.refuse(ReasonNoBroker, "no answer in time", mqtt.ServerUnavailable, now, out)
+	case Dialing:
+		out = append(out, Action{Op: OpDrop})
+		if now >= s.ConnackBy {
+			return s.refuse(ReasonDialFailed, "", mqtt.ServerUnavailable, now, out)
+		}
+		return s.again(CauseDial, now, out)
+	case AwaitConnack:
+		return s.refuse(ReasonConnackTimeout, "", mqtt.ServerUnavailable, now, append(out, Action{Op: OpDrop}))
+	default:
+		return s.cut(s.Reason, s.Detail, out)
+	}
+}
+
+// Stop ends the session for our own reason. The broker is cut without DISCONNECT, so that the client's Will is published as it would have been
+// without us [MQTT-3.1.2-8]. The client is told why where its protocol has words for it, and where we stand between two packets.
+func (s *Session) Stop(r Reason, now int64, out []Action) []Action {
+	switch s.Phase {
+	case AwaitPreamble, AwaitConnect:
+		return s.cut(r, "", out)
+	case Routing, Dialing, AwaitConnack:
+		return s.refuse(r, "", r.connackCode(), now, append(out, Action{Op: OpDrop}))
+	case Relaying:
+		var word []byte
+		if s.Scan[Broker].Boundary() && !s.Blind[Broker] && !s.Said {
+			word = mqtt.AppendDisconnect(nil, s.Version, r.disconnectCode())
+		}
+		return s.lastWords(r, "", word, now, append(out, Action{Op: OpDrop}))
+	}
+	return out
+}
+
+// refuse answers the client's CONNECT with a CONNACK of ours, where the protocol has one, and closes.
+func (s *Session) refuse(r Reason, detail string, code byte, now int64, out []Action) []Action {
+	return s.lastWords(r, detail, mqtt.AppendConnack(nil, s.Version, false, code), now, out)
+}
+
+// lastWords sends word to the client and closes after the client has, or has had time to, read it: a close with unread bytes in our receive
+// buffer would be a reset that destroys what is on its way (RFC 1122 §4.2.2.13).
+func (s *Session) lastWords(r Reason, detail string, word []byte, now int64, out []Action) []Action {
+	s.Reason, s.Detail = r, detail
+	if s.EOF[Client] || s.Dead[Client] {
+		return s.cut(r, detail, out)
+	}
+	s.Phase = Closing
+	s.Deadline = now + int64(lingerTimeout)
+	s.Held, s.First, s.Tail = nil, nil, nil
+	if len(word) > 0 {
+		out = append(out, Action{Op: OpWrite, Side: Client, Data: word})
+	}
+	return append(out, Action{Op: OpShutdown, Side: Client})
+}
+
+// cut ends the session at once.
+func (s *Session) cut(r Reason, detail string, out []Action) []Action {
+	if s.Phase == Closed {
+		return out
+	}
+	s.Phase, s.Reason, s.Detail, s.Deadline = Closed, r, detail, 0
+	s.Held, s.First, s.Tail = nil, nil, nil
+	return append(out, Action{Op: OpClose})
+}
+
+// wholePacket is the length of the packet at the start of p, or 0 if it is not all there.
+func wholePacket(p []byte) int {
+	var scan mqtt.Scanner
+	for n := 0; n < len(p); {
+		m, ev, err := scan.Step(p[n:])
+		n += m
+		if err != nil {
+			return 0
+		}
+		if ev&mqtt.End != 0 {
+			return n
+		}
+	}
+	return 0
+}

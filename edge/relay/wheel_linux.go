@@ -1,0 +1,64 @@
+package relay
+
+import "time"
+
+// wheel is a loop's timers: a ring of buckets, each some time wide. Nothing is ever removed: an entry that comes due looks whether it still matters.
+// So a deadline that moves, as most do, costs nothing, and idle sessions are in no bucket at all.
+type wheel struct {
+	buckets [wheelSize][]wheelEntry
+	at      int64 // the bucket that is due next, counted from the epoch
+	count   int
+}
+
+type wheelEntry struct {
+	conn *conn
+	call func() // if conn is nil
+}
+
+const (
+	wheelTick = int64(50 * time.Millisecond)
+	wheelSize = 512 // 25.6 s ahead; what is due later looks again then
+)
+
+// add enters e at due and returns when it will be looked at.
+func (w *wheel) add(due int64, e wheelEntry) int64 {
+	n := (due + wheelTick - 1) / wheelTick // never early
+	if w.count == 0 {
+		w.at = max(w.at, n-wheelSize+1)
+	}
+	n = min(max(n, w.at), w.at+wheelSize-1)
+	w.buckets[n%wheelSize] = append(w.buckets[n%wheelSize], e)
+	w.count++
+	return n * wheelTick
+}
+
+// advance gives fire what is due at now. fire may add entries.
+func (w *wheel) advance(now int64, fire func(wheelEntry)) {
+	for w.at*wheelTick <= now {
+		if w.count == 0 {
+			w.at = now/wheelTick + 1
+			return
+		}
+		b := &w.buckets[w.at%wheelSize]
+		w.at++ // before fire: what that adds belongs to a later bucket
+		due := *b
+		*b = nil
+		w.count -= len(due)
+		for _, e := range due {
+			fire(e)
+		}
+	}
+}
+
+// timeout is how long epoll_wait may wait, in ms; -1 = for ever.
+func (w *wheel) timeout(now int64) int {
+	if w.count == 0 {
+		return -1
+	}
+	for n := w.at; n < w.at+wheelSize; n++ {
+		if len(w.buckets[n%wheelSize]) > 0 {
+			return int(max(0, n*wheelTick-now+int64(time.Millisecond)-1) / int64(time.Millisecond))
+		}
+	}
+	return -1
+}
