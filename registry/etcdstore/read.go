@@ -1,0 +1,176 @@
+package etcdstore
+
+import (
+	"context"
+	"fmt"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/limpet-mesh/limpet/registry"
+	"github.com/limpet-mesh/limpet/registry/internal/wire"
+)
+
+// A reader turns keys and values into changes. It belongs to one watch.
+type reader struct {
+	store *Store
+	cli   *clientv3.Client
+	names wire.Decoder
+}
+
+// listed turns a part of a listing into changes. What does not read is counted and left out.
+func (r *reader) listed(kvs []*mvccpb.KeyValue) ([]registry.Change, error) {
+	changes := make([]registry.Change, 0, len(kvs))
+	for _, kv := range kvs {
+		p, ok := r.store.keys.parse(kv.Key, &r.names)
+		if p.schema {
+			if err := checkSchema(kv.Value); err != nil {
+				return nil, err
+			}
+		}
+		if ok && p.kind == 0 {
+			continue
+		}
+		c := p.change(kv.ModRevision)
+		if ok = ok && r.value(&c, p, kv.Value); !ok {
+			r.store.ignored.Add(1)
+			continue
+		}
+		changes = append(changes, c)
+	}
+	return changes, nil
+}
+
+// followed turns whole transactions into changes. A value that does not read ends what was there before: so a reader who
+// saw that, and one who lists only now, know the same.
+func (r *reader) followed(ctx context.Context, events []*clientv3.Event) ([]registry.Change, error) {
+	changes := make([]registry.Change, 0, len(events))
+	var nameless []ended
+	for _, ev := range events {
+		p, ok := r.store.keys.parse(ev.Kv.Key, &r.names)
+		put := ev.Type == clientv3.EventTypePut
+		if p.schema && put {
+			if err := checkSchema(ev.Kv.Value); err != nil {
+				return nil, err
+			}
+		}
+		if ok && p.kind == 0 {
+			continue
+		}
+		if !ok {
+			if put {
+				r.store.ignored.Add(1)
+			}
+			continue
+		}
+		c := p.change(ev.Kv.ModRevision)
+		if c.Deleted = !put || !r.value(&c, p, ev.Kv.Value); c.Deleted {
+			if put {
+				r.store.ignored.Add(1)
+			}
+			c = p.change(ev.Kv.ModRevision)
+			c.Deleted = true
+			if p.hashed {
+				nameless = append(nameless, ended{key: string(ev.Kv.Key), index: len(changes)})
+			}
+		}
+		changes = append(changes, c)
+	}
+	return r.named(ctx, changes, nameless)
+}
+
+// ended is a deletion whose key shows only a hash.
+type ended struct {
+	key   string
+	index int // among the changes
+}
+
+// namesAtOnce is how many former values are asked for in one transaction. Each may hold a key of 64 KiB.
+const namesAtOnce = 64
+
+// named gives the deletions of hashed keys their names: the values before told them. History that is gone is ErrCompacted.
+func (r *reader) named(ctx context.Context, changes []registry.Change, nameless []ended) ([]registry.Change, error) {
+	if len(nameless) == 0 {
+		return changes, nil
+	}
+	unnamed := make(map[int]bool)
+	for len(nameless) > 0 {
+		part := nameless[:min(namesAtOnce, len(nameless))]
+		nameless = nameless[len(part):]
+		ops := make([]clientv3.Op, len(part))
+		for i, e := range part {
+			ops[i] = clientv3.OpGet(e.key, clientv3.WithRev(changes[e.index].Revision-1))
+		}
+		ask, cancel := context.WithTimeout(ctx, answerTimeout)
+		res, err := r.cli.Txn(ask).Then(ops...).Commit()
+		cancel()
+		if err != nil {
+			return nil, watchFailure("read a former value", err)
+		}
+		for i, e := range part {
+			c := &changes[e.index]
+			former := registry.Change{Kind: c.Kind, PoolName: c.PoolName}
+			kvs := res.Responses[i].GetResponseRange().Kvs
+			if len(kvs) == 0 || !r.value(&former, place{kind: c.Kind, pool: c.PoolName, hashed: true}, kvs[0].Value) {
+				unnamed[e.index] = true // there was nothing that anybody knows of
+				continue
+			}
+			c.Name = former.Name
+		}
+	}
+	kept := changes[:0]
+	for i := range changes {
+		if !unnamed[i] {
+			kept = append(kept, changes[i])
+		}
+	}
+	return kept, nil
+}
+
+// change is what a key alone says.
+func (p place) change(revision int64) registry.Change {
+	return registry.Change{Kind: p.kind, PoolName: p.pool, Name: p.name, Revision: revision}
+}
+
+// value reads a value into its change, and reports whether it could.
+func (r *reader) value(c *registry.Change, p place, v []byte) bool {
+	d := &r.names
+	var raw string
+	var err error
+	switch p.kind {
+	case registry.KindAffinity:
+		c.Affinity, raw, err = d.Affinity(v)
+		c.Affinity.Revision = c.Revision
+	case registry.KindPin:
+		c.Broker, raw, err = d.Pin(v)
+	case registry.KindPool:
+		if c.Pool, err = d.Pool(v); err == nil {
+			c.Pool.Name, c.Pool.Revision = p.name, c.Revision
+		}
+	case registry.KindAdmin:
+		c.Admin.State, err = d.Admin(v)
+		c.Admin.Revision = c.Revision
+	case registry.KindVerdict:
+		c.Verdict, err = d.Verdict(v)
+		c.Verdict.Revision = c.Revision
+	case registry.KindEdge:
+		c.Edge, err = d.Edge(v)
+		c.Edge.ID = p.name
+	case registry.KindHealth:
+		c.Health, err = d.Health(v)
+		c.Health.Edge = p.name
+	case registry.KindLeader:
+		c.Name, err = d.Leader(v)
+	default:
+		err = fmt.Errorf("etcdstore: kind %d", p.kind)
+	}
+	if err != nil {
+		return false
+	}
+	if p.hashed {
+		// The key holds the hash of what the value says is the key, or else the value is no limpet's.
+		c.Name = raw
+		return raw != "" && hidden(raw) != ""
+	}
+	return raw == ""
+}
