@@ -334,7 +334,7 @@ func (b *Broker) Close() error {
 			sent = append(sent, published{l, done})
 		}
 	}
-	b.awaitPeers(sent, nil)
+	b.awaitPeers(sent)
 
 	b.cancel()
 	if b.linkListener != nil {

@@ -93,6 +93,11 @@ func (h *hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet,
 		}
 	case packets.Pubcomp:
 		s.pubcomp(pk.PacketID)
+	case packets.Disconnect:
+		// MQTT 5 §3.14.2.1: mochi skips a reason code that no properties follow. Nobody sends a 0 that way.
+		if pk.ProtocolVersion == 5 && pk.FixedHeader.Remaining == 1 {
+			pk.ReasonCode = packets.CodeDisconnectWillMessage.Code
+		}
 	case packets.Pubrel:
 		if s.released(pk.PacketID) {
 			lend(cl, pk.PacketID, packets.Pubrec) // so that mochi answers PUBCOMP
@@ -156,7 +161,7 @@ func (h *hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, er
 	default:
 		peers := h.b.publish(messageOf(&pk))
 		if pk.FixedHeader.Qos > 0 {
-			h.b.awaitPeers(peers, c.closing)
+			h.b.awaitPeers(peers)
 		}
 	}
 	return pk, packets.CodeSuccessIgnore

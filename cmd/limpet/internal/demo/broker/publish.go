@@ -35,7 +35,7 @@ func (b *Broker) publish(m *message) []published {
 
 // awaitPeers returns when the peers that are connected have published the message, or are gone, or ackWait is over.
 // One that makes us wait that long is not waited for again until it is quicker.
-func (b *Broker) awaitPeers(sent []published, closing <-chan struct{}) {
+func (b *Broker) awaitPeers(sent []published) {
 	if len(sent) == 0 {
 		return
 	}
@@ -44,8 +44,6 @@ func (b *Broker) awaitPeers(sent []published, closing <-chan struct{}) {
 	for i, p := range sent {
 		select {
 		case <-p.done:
-		case <-closing:
-			return
 		case <-timeout.C:
 			for _, p := range sent[i:] {
 				select {

@@ -1,0 +1,556 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/eclipse/paho.golang/paho"
+	mochi "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/listeners"
+	"github.com/mochi-mqtt/server/v2/packets"
+	proxyproto "github.com/pires/go-proxyproto"
+)
+
+func TestStartRefuses(t *testing.T) {
+	for _, c := range []struct {
+		config Config
+		want   string
+	}{
+		{Config{Listen: "127.0.0.1:0"}, `name ""`},
+		{Config{Name: "B1", Listen: "127.0.0.1:0"}, `name "B1"`},
+		{Config{Name: "b1"}, "no address to listen on"},
+		{Config{Name: "b1", Listen: "127.0.0.1:0", Peers: map[string]string{"b2": "x"}}, "no address for their links"},
+		{Config{Name: "b1", Listen: "127.0.0.1:0", LinkListen: "127.0.0.1:0", Peers: map[string]string{"b1": "x"}}, "its own peer"},
+	} {
+		if _, err := Start(c.config); !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: %v; want %q", c.config, err, c.want)
+		}
+	}
+	taken := listen(t)
+	defer taken.Close()
+	if _, err := Start(Config{Name: "b1", Listen: taken.Addr().String()}); err == nil {
+		t.Error("listened where something else does")
+	}
+}
+
+// offlineQueue queues n messages for a client that is away, and returns what it gets when it is back.
+func offlineQueue(t *testing.T, address string, qos byte, n int) []string {
+	t.Helper()
+	raw := func() *rawClient {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
+		}
+		return &rawClient{t, conn}
+	}
+	s := raw()
+	s.connect("s", 0)
+	s.subscribe(1, "t", qos)
+	s.write(packet(0xe0))
+	_, _ = io.ReadAll(s) // until the broker has closed it
+	p := raw()
+	p.connect("p", cleanFlag)
+	for i := range n {
+		m := fmt.Sprint(i)
+		packetID := uint16(i + 1)
+		if qos == 1 {
+			p.write(packet(0x32, str("t"), id(packetID), m))
+			p.expect(packet(0x40, id(packetID)))
+		} else {
+			p.write(packet(0x34, str("t"), id(packetID), m))
+			p.expect(packet(0x50, id(packetID)))
+			p.write(packet(0x62, id(packetID)))
+			p.expect(packet(0x70, id(packetID)))
+		}
+	}
+	s = raw()
+	if !s.connect("s", 0) {
+		t.Fatal("no session present")
+	}
+	var got []string
+	for completed := 0; completed < n; {
+		head, body, err := s.read()
+		if err != nil {
+			t.Fatalf("%v after %d messages", err, len(got))
+		}
+		switch head >> 4 {
+		case 3:
+			got = append(got, string(body[5:]))
+			if qos == 1 {
+				s.write(packet(0x40, string(body[3:5])))
+				completed++
+			} else {
+				s.write(packet(0x50, string(body[3:5])))
+			}
+		case 6:
+			s.write(packet(0x70, string(body)))
+			completed++
+		}
+	}
+	return got
+}
+
+func TestOfflineQueuesComeBackInOrder(t *testing.T) {
+	for _, qos := range []byte{1, 2} {
+		b := single(t)
+		if got := offlineQueue(t, b.Addr().String(), qos, 1000); !slices.Equal(got, numbered("%d", 1000)) {
+			t.Errorf("QoS %d: got %s", qos, short(got))
+		}
+		eventually(t, func() string {
+			for _, s := range b.Sessions() {
+				if s.Queued > 0 {
+					return fmt.Sprintf("%+v", s)
+				}
+			}
+			return ""
+		})
+	}
+}
+
+// allowHook is all that mochi needs to serve.
+type allowHook struct{ mochi.HookBase }
+
+func (*allowHook) Provides(method byte) bool {
+	return method == mochi.OnConnectAuthenticate || method == mochi.OnACLCheck
+}
+func (*allowHook) OnConnectAuthenticate(*mochi.Client, packets.Packet) bool { return true }
+func (*allowHook) OnACLCheck(*mochi.Client, string, bool) bool              { return true }
+
+// The control: mochi alone. If this fails, mochi has been mended, and session may not be needed any more.
+func TestMochiAloneLosesOrder(t *testing.T) {
+	server := mochi.New(&mochi.Options{Logger: slog.New(slog.DiscardHandler)})
+	ln := listen(t)
+	if err := errors.Join(server.AddHook(new(allowHook), nil), server.AddListener(listeners.NewNet("t", ln)), server.Serve()); err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	got := offlineQueue(t, ln.Addr().String(), 1, 200)
+	if want := numbered("%d", 200); slices.Equal(got, want) {
+		t.Error("mochi keeps the order of queued messages")
+	}
+}
+
+// Two CONNECTs of one client ID at once leave exactly one connection.
+func TestRacingConnectsLeaveOne(t *testing.T) {
+	b := single(t)
+	const pairs, parallel = 1000, 20
+	var racing sync.WaitGroup
+	for worker := range parallel {
+		racing.Go(func() {
+			for i := range pairs / parallel {
+				if problem := race(b, fmt.Sprintf("c%d-%d", worker, i), byte(i%2)*cleanFlag); problem != "" {
+					t.Error(problem)
+				}
+			}
+		})
+	}
+	racing.Wait()
+	eventually(t, func() string {
+		for _, s := range b.Sessions() {
+			if s.Connected {
+				return fmt.Sprintf("%+v", s)
+			}
+		}
+		return ""
+	})
+}
+
+// race connects twice at once, and checks that one of the two is closed and the other one served.
+func race(b *Broker, client string, flags byte) (problem string) {
+	type racer struct {
+		net.Conn
+		received atomic.Int64
+		closed   chan struct{}
+	}
+	var racers [2]*racer
+	var reading sync.WaitGroup
+	defer reading.Wait()
+	for i := range racers {
+		conn, err := net.Dial("tcp", b.Addr().String())
+		if err != nil {
+			return err.Error()
+		}
+		defer conn.Close()
+		r := &racer{Conn: conn, closed: make(chan struct{})}
+		reading.Go(func() {
+			defer close(r.closed)
+			buf := make([]byte, 100)
+			for {
+				n, err := r.Read(buf)
+				if err != nil {
+					return
+				}
+				r.received.Add(int64(n))
+			}
+		})
+		racers[i] = r
+	}
+	for _, r := range racers {
+		if _, err := r.Write(connectPacket(client, flags)); err != nil {
+			return err.Error()
+		}
+	}
+	left := racers[0]
+	select {
+	case <-racers[0].closed:
+		left = racers[1]
+	case <-racers[1].closed:
+	case <-time.After(patience):
+		return client + ": two connections"
+	}
+	if _, err := left.Write([]byte{0xc0, 0}); err != nil {
+		return fmt.Sprintf("%s: no connection is left: %v", client, err)
+	}
+	for deadline := time.Now().Add(patience); left.received.Load() < 6; { // CONNACK and PINGRESP
+		select {
+		case <-left.closed:
+			return client + ": no connection is left"
+		case <-time.After(time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			return client + ": the connection that is left is not served"
+		}
+	}
+	return ""
+}
+
+// The end of the old connection does not touch what the new one has done since.
+func TestTakeoverKeepsTheSession(t *testing.T) {
+	b := single(t)
+	p := connect3(t, b, "p")
+	var got []string
+	for i := range 50 {
+		s := dialRaw(t, b)
+		if present := s.connect("s", 0); present != (i > 0) {
+			t.Fatalf("connection %d: session present %v", i, present)
+		}
+		if i == 0 {
+			s.subscribe(1, "t", 1)
+		}
+		p.publish("t", fmt.Sprint(i), 1, false)
+		body := s.expectHead(0x32)
+		got = append(got, string(body[5:]))
+		s.write(packet(0x40, string(body[3:5])))
+		s.write(packet(0xc0))
+		s.expect(packet(0xd0)) // the PUBACK was read
+	}
+	if !slices.Equal(got, numbered("%d", 50)) {
+		t.Errorf("got %s", short(got))
+	}
+	if n := b.Connects("s"); n != 50 {
+		t.Errorf("%d connects", n)
+	}
+}
+
+// A client that reads nothing does not delay the one that takes over.
+func TestTakeoverOfAClientThatReadsNothing(t *testing.T) {
+	b := single(t)
+	s := dialRaw(t, b)
+	s.connect("s", 0)
+	s.subscribe(1, "t", 1)
+	p := connect3(t, b, "p")
+	payload := strings.Repeat("x", 1<<20)
+	for range 20 { // more than the sockets hold
+		p.publish("t", payload, 1, false)
+	}
+	again := dialRaw(t, b)
+	if !again.connect("s", 0) {
+		t.Error("no session present")
+	}
+	for range 20 {
+		head, body, err := again.read()
+		if err != nil || head&^8 != 0x32 {
+			t.Fatalf("%#x, %d bytes, %v", head, len(body), err)
+		}
+		again.write(packet(0x40, string(body[3:5])))
+	}
+}
+
+// The two directions have packet IDs of their own [MQTT-2.2.1-4].
+func TestPacketIDsOfBothDirectionsMayBeEqual(t *testing.T) {
+	b := single(t)
+	s := dialRaw(t, b)
+	s.connect("s", 0)
+	s.subscribe(1, "t", 2)
+	p := connect3(t, b, "p")
+	p.publish("t", "one", 1, false)
+	s.expect(packet(0x32, str("t"), id(1), "one")) // not acknowledged
+	p.publish("t", "two", 2, false)
+	s.expect(packet(0x34, str("t"), id(2), "two"))
+
+	s.subscribe(1, "u", 1) // mochi alone refuses this
+	s.write(packet(0x32, str("v"), id(1), "x"))
+	s.expect(packet(0x40, id(1)))
+	s.write(packet(0x34, str("v"), id(2), "x"))
+	s.expect(packet(0x50, id(2)))
+	s.write(packet(0x50, id(2))) // for two
+	s.expect(packet(0x62, id(2)))
+	s.write(packet(0x62, id(2))) // for ours
+	s.expect(packet(0x70, id(2)))
+	s.Close()
+
+	s = dialRaw(t, b)
+	if !s.connect("s", 0) {
+		t.Error("no session present")
+	}
+	s.expect(packet(0x3a, str("t"), id(1), "one")) // DUP
+	s.expect(packet(0x62, id(2)))
+	s.write(packet(0x70, id(2)), packet(0x40, id(1)), packet(0xc0))
+	s.expect(packet(0xd0))
+	if status := b.Sessions(); status[1].Client != "s" || status[1].Queued != 0 {
+		t.Errorf("%+v", status)
+	}
+}
+
+// A QoS 2 message that is sent again, on a new connection too, is published once [MQTT-4.3.3-10].
+func TestExactlyOnceFromThePublisher(t *testing.T) {
+	b := single(t)
+	s := connect3(t, b, "s")
+	s.subscribe("t", 2)
+	p := dialRaw(t, b)
+	p.connect("p", 0)
+	p.write(packet(0x34, str("t"), id(7), "once"))
+	p.expect(packet(0x50, id(7)))
+	p.write(packet(0x3c, str("t"), id(7), "once"))
+	p.expect(packet(0x50, id(7)))
+	p.Close()
+	p = dialRaw(t, b)
+	if !p.connect("p", 0) {
+		t.Error("no session present")
+	}
+	p.write(packet(0x3c, str("t"), id(7), "once"))
+	p.expect(packet(0x50, id(7)))
+	p.write(packet(0x62, id(7)))
+	p.expect(packet(0x70, id(7)))
+	p.write(packet(0x34, str("t"), id(7), "another"))
+	p.expect(packet(0x50, id(7)))
+	s.receives("t once", "t another")
+}
+
+func TestReceiveMaximumIsRespected(t *testing.T) {
+	b := single(t)
+	c := dialRaw(t, b)
+	c.write(connectPacket("s", cleanFlag, "\x21\x00\x02")) // Receive Maximum 2
+	c.expectHead(0x20)
+	c.write(packet(0x82, id(1), "\x00", str("t"), "\x01"))
+	c.expectHead(0x90)
+	p := connect3(t, b, "p")
+	for i := range 100 {
+		p.publish("t", fmt.Sprint(i), 1, false)
+	}
+	for i := range 100 {
+		body := c.expectHead(0x32)
+		if got := string(body[6:]); got != fmt.Sprint(i) {
+			t.Fatalf("got %s, want %d", got, i)
+		}
+		if i >= 1 {
+			// Two are out. A third would come before the answer to this.
+			c.write(packet(0xc0))
+			c.expect(packet(0xd0))
+			c.write(packet(0x40, id(uint16(i)))) // the one before
+		}
+	}
+}
+
+func TestPacketsTooLargeForTheClientAreSkipped(t *testing.T) {
+	b := single(t)
+	c := dialRaw(t, b)
+	c.write(connectPacket("s", cleanFlag, "\x27\x00\x00\x00\x64")) // Maximum Packet Size 100
+	c.expectHead(0x20)
+	c.write(packet(0x82, id(1), "\x00", str("t"), "\x02"))
+	c.expectHead(0x90)
+	p := connect3(t, b, "p")
+	for i, payload := range []string{"a", strings.Repeat("x", 200), "b"} {
+		p.publish("t", payload, byte(i), false)
+	}
+	if body := c.expectHead(0x30); string(body[4:]) != "a" {
+		t.Errorf("%q", body)
+	}
+	if body := c.expectHead(0x34); string(body[6:]) != "b" {
+		t.Errorf("%q", body)
+	}
+}
+
+func TestCleanStartDiscardsTheSession(t *testing.T) {
+	b := single(t)
+	p := connect3(t, b, "p")
+	s := dialRaw(t, b)
+	s.connect("s", 0)
+	s.subscribe(1, "t", 1)
+	s.write(packet(0xe0))
+	_, _ = io.ReadAll(s)
+	p.publish("t", "discarded", 1, false)
+	s = dialRaw(t, b)
+	if s.connect("s", cleanFlag) {
+		t.Error("session present")
+	}
+	p.publish("t", "nobody subscribes", 1, false)
+	s.write(packet(0xc0))
+	s.expect(packet(0xd0))
+	s.subscribe(1, "t", 1)
+	p.publish("t", "new", 1, false)
+	s.expect(packet(0x32, str("t"), id(1), "new"))
+}
+
+// An expired session is gone with its subscriptions: mochi leaves those, and a new session would inherit them.
+func TestExpiredSessionsLeaveNothing(t *testing.T) {
+	t.Parallel()
+	b := single(t)
+	expiry := "\x11\x00\x00\x00\x01" // Session Expiry Interval 1 s
+	c := dialRaw(t, b)
+	c.write(connectPacket("s", 0, expiry))
+	c.expectHead(0x20)
+	c.write(packet(0x82, id(1), "\x00", str("t"), "\x01"))
+	c.expectHead(0x90)
+	c.write(packet(0xe0))
+	eventually(t, func() string {
+		if s := b.Sessions(); len(s) > 0 {
+			return fmt.Sprintf("%+v", s)
+		}
+		return ""
+	})
+	c = dialRaw(t, b)
+	c.write(connectPacket("s", 0, expiry))
+	if ack := c.expectHead(0x20); ack[0] != 0 || ack[1] != 0 {
+		t.Errorf("CONNACK %x", ack)
+	}
+	connect3(t, b, "p").publish("t", "x", 1, false)
+	c.write(packet(0xc0))
+	c.expect(packet(0xd0))
+}
+
+func TestRetainHandling(t *testing.T) {
+	b := single(t)
+	p := connect3(t, b, "p")
+	p.publish("t", "r", 1, true)
+	c := dialRaw(t, b)
+	c.write(connectPacket("s", cleanFlag, ""))
+	c.expectHead(0x20)
+	subscribe := func(packetID uint16, filter string, options byte) {
+		c.write(packet(0x82, id(packetID), "\x00", str(filter), string([]byte{options})))
+	}
+	subscribe(1, "$share/g/t", 1) // none for shared subscriptions
+	subscribe(2, "t", 0x20)       // do not send
+	subscribe(3, "t", 0x10)       // send if the subscription is new, but it is not
+	subscribe(4, "t", 0x00)       // send
+	subscribe(5, "new/t", 0x10)   // send if it is new
+	var got []string
+	for len(got) < 2 {
+		head, body, err := c.read()
+		switch {
+		case err != nil:
+			t.Fatalf("%v after %q", err, got)
+		case head>>4 == 3:
+			got = append(got, fmt.Sprintf("%#x %s", head, body[4:]))
+		case string(body[:2]) == id(5):
+			p.publish("t", "end", 0, false)
+		}
+	}
+	if want := []string{"0x31 r", "0x30 end"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestProxyProtocol(t *testing.T) {
+	b := single(t, func(c *Config) { c.ProxyProtocol = true })
+	source := &net.TCPAddr{IP: net.IPv4(203, 0, 113, 9), Port: 4321}
+	source6 := &net.TCPAddr{IP: net.ParseIP("2001:db8::9"), Port: 4321}
+	target := b.Addr().(*net.TCPAddr)
+	target6 := &net.TCPAddr{IP: net.ParseIP("2001:db8::1"), Port: 1883}
+	local := proxyproto.HeaderProxyFromAddrs(2, nil, nil)
+	for name, c := range map[string]struct {
+		header *proxyproto.Header
+		want   string
+	}{
+		"v1":    {proxyproto.HeaderProxyFromAddrs(1, source, target), "203.0.113.9:4321"},
+		"v2":    {proxyproto.HeaderProxyFromAddrs(2, source, target), "203.0.113.9:4321"},
+		"v2-6":  {proxyproto.HeaderProxyFromAddrs(2, source6, target6), "[2001:db8::9]:4321"},
+		"local": {local, ""},
+		"none":  {nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn := dialRaw(t, b)
+			if c.header != nil {
+				if _, err := c.header.WriteTo(conn); err != nil {
+					t.Fatal(err)
+				}
+			}
+			conn.connect(name, cleanFlag)
+			want := c.want
+			if want == "" {
+				want = conn.LocalAddr().String()
+			}
+			i := slices.IndexFunc(b.Sessions(), func(s SessionStatus) bool { return s.Client == name })
+			if i < 0 || b.Sessions()[i].Remote != want {
+				t.Errorf("%+v, want %s", b.Sessions(), want)
+			}
+		})
+	}
+	t.Run("off", func(t *testing.T) {
+		conn := dialRaw(t, single(t))
+		if _, err := proxyproto.HeaderProxyFromAddrs(2, source, target).WriteTo(conn); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Read(make([]byte, 1)); err == nil {
+			t.Error("a header was taken where none is expected")
+		}
+	})
+}
+
+func TestCloseTellsClients(t *testing.T) {
+	b, err := Start(Config{Name: "b1", Listen: "127.0.0.1:0", Logger: logger(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	disconnected := make(chan byte, 1)
+	conn, err := net.Dial("tcp", b.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := paho.NewClient(paho.ClientConfig{Conn: conn, OnServerDisconnect: func(d *paho.Disconnect) { disconnected <- d.ReasonCode }})
+	if _, err := c.Connect(t.Context(), &paho.Connect{ClientID: "c", CleanStart: true, KeepAlive: 30}); err != nil {
+		t.Fatal(err)
+	}
+	old := dialRaw(t, b) // MQTT 3.1.1 has no such packet
+	old.connect("old", 0)
+	silent := dialRaw(t, b)
+	if err := errors.Join(b.Close(), b.Close()); err != nil {
+		t.Error(err)
+	}
+	if reason := <-disconnected; reason != 0x8b {
+		t.Errorf("reason %#x", reason)
+	}
+	<-c.Done()
+	for _, c := range []*rawClient{old, silent} {
+		if n, err := c.Read(make([]byte, 1)); err == nil {
+			t.Errorf("%d bytes instead of the end", n)
+		}
+	}
+}
+
+// Wills that a closing broker publishes reach the peers.
+func TestClosePublishesWills(t *testing.T) {
+	brokers, _ := cluster(t, 2)
+	s := connect3(t, brokers[1], "s")
+	s.subscribe("will", 1)
+	c := dialRaw(t, brokers[0])
+	c.write(packet(0x10, str("MQTT"), "\x04", "\x0e", "\x00\x00", str("c"), str("will"), str("gone")))
+	c.expectHead(0x20)
+	if err := brokers[0].Close(); err != nil {
+		t.Error(err)
+	}
+	s.receives("will gone")
+}
