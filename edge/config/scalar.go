@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
@@ -184,6 +185,18 @@ func parseURL(s string, def int, schemes ...string) (out, hint string, ok bool) 
 		return "", u.Scheme + "://" + a, false
 	}
 	return u.Scheme + "://" + a, "", true
+}
+
+// EtcdURL completes the URL of an etcd server as the configuration's endpoints are.
+func EtcdURL(s string) (string, error) {
+	u, hint, ok := parseURL(s, 2379, "http", "https")
+	if ok {
+		return u, nil
+	}
+	if hint != "" {
+		hint = fmt.Sprintf(": did you mean %q?", hint)
+	}
+	return "", fmt.Errorf("expected a URL such as http://127.0.0.1:2379, found %.60q%s", s, hint)
 }
 
 // parseOrigin reads an origin as browsers send it (RFC 6454 §6.2), with "*." before the host for every name below,

@@ -131,3 +131,21 @@ func TestDistance(t *testing.T) {
 		}
 	}
 }
+
+func TestEtcdURL(t *testing.T) {
+	for in, want := range map[string]string{"http://h": "http://h:2379", "https://[::1]:1/": "https://[::1]:1"} {
+		if got, err := EtcdURL(in); err != nil || got != want {
+			t.Errorf("%q: %q, %v", in, got, err)
+		}
+	}
+	for in, want := range map[string]string{
+		"h:1":      `expected a URL such as http://127.0.0.1:2379, found "h:1": did you mean "http://h:1"?`,
+		"ftp://h":  `expected a URL such as http://127.0.0.1:2379, found "ftp://h"`,
+		"http://:": `expected a URL such as http://127.0.0.1:2379, found "http://:"`,
+		"":         `expected a URL such as http://127.0.0.1:2379, found ""`,
+	} {
+		if got, err := EtcdURL(in); err == nil || err.Error() != want {
+			t.Errorf("%q: %q, %v, want %s", in, got, err, want)
+		}
+	}
+}
