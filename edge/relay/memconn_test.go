@@ -19,9 +19,9 @@ func newMemPair() (a, b *memConn) {
 	return &memConn{in: x, out: y}, &memConn{in: y, out: x}
 }
 
-func (c *memConn) Read(p []byte) (int, error)  { return c.in.read(p) }
-func (c *memConn) Write(p []byte) (int, error) { return c.out.write(p) }
-func (c *memConn) CloseWrite() error           { c.out.finish(); return nil }
+func (c *memConn) Read(p []byte) (int, error)        { return c.in.read(p) }
+func (c *memConn) Write(p []byte) (int, error)       { return c.out.write(p) }
+func (c *memConn) CloseWrite() error                 { c.out.finish(); return nil }
 func (c *memConn) SetReadDeadline(t time.Time) error { c.in.setDeadline(&c.in.readBy, t); return nil }
 
 func (c *memConn) SetWriteDeadline(t time.Time) error {

@@ -117,6 +117,8 @@ type Limits struct {
 	ConnectSize    int           // largest CONNECT, in bytes; 0 = DefaultConnectSize
 	ConnectTimeout time.Duration // accept to whole CONNECT, TLS and upgrade included; 0 = DefaultConnectTimeout
 	Counters       *Counters     // counts what passes; nil = nobody wants to know
+	// Linger is how long a client may take to read our last words and close. 0 = DefaultLinger.
+	Linger time.Duration
 }
 
 // The numbers of a session, together.
@@ -124,13 +126,12 @@ const (
 	// DefaultConnectSize lets the longest legal client ID (65,535 bytes) pass with a user name and a will beside it.
 	DefaultConnectSize    = 128 << 10
 	DefaultConnectTimeout = 10 * time.Second
+	DefaultLinger         = 2 * time.Second
 
 	defaultDialTimeout    = 3 * time.Second
 	defaultConnackTimeout = 10 * time.Second
 	// routeTimeout bounds how long an Owner may think.
 	routeTimeout = 10 * time.Second
-	// lingerTimeout is how long a client may take to read our last words and close.
-	lingerTimeout = 2 * time.Second
 	// halfCloseTimeout is how long one side may go on sending after the other has said that it will not.
 	halfCloseTimeout = 30 * time.Second
 	// maxPipelined bounds what a client may send behind its CONNECT before the broker is reached: more stays in its socket.
@@ -151,11 +152,10 @@ func (l *Limits) connectSize() int {
 }
 
 func (l *Limits) connectTimeout() time.Duration {
-	if l.ConnectTimeout > 0 {
-		return l.ConnectTimeout
-	}
-	return DefaultConnectTimeout
+	return orDuration(l.ConnectTimeout, DefaultConnectTimeout)
 }
+
+func (l *Limits) linger() time.Duration { return orDuration(l.Linger, DefaultLinger) }
 
 // Summary is what is known of a session at its end.
 type Summary struct {

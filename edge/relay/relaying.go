@@ -125,7 +125,7 @@ func (s *Session) Failed(side Side, reason Reason, detail string, now int64, out
 	out = s.Ended(side, now, out)
 	if s.Phase == Relaying || s.Phase == AwaitConnack {
 		// What is on its way to the other side still gets there, but nothing that it says can be delivered.
-		s.Deadline = now + int64(lingerTimeout)
+		s.Deadline = now + int64(s.limits.linger())
 	}
 	return out
 }
@@ -218,7 +218,7 @@ func (s *Session) lastWords(r Reason, detail string, word []byte, now int64, out
 		return s.cut(r, detail, out)
 	}
 	s.Phase = Closing
-	s.Deadline = now + int64(lingerTimeout)
+	s.Deadline = now + int64(s.limits.linger())
 	s.Held, s.First, s.Tail = nil, nil, nil
 	if len(word) > 0 {
 		out = append(out, Action{Op: OpWrite, Side: Client, Data: word})

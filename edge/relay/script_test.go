@@ -324,7 +324,7 @@ type bareEnd struct {
 func (e bareEnd) send(p []byte) {
 	step := len(p)
 	if e.b.torn {
-		step = 1
+		step = 1 + len(p)/500
 	}
 	for ; len(p) > 0; p = p[min(step, len(p)):] {
 		chunk := append([]byte{}, p[:min(step, len(p))]...)

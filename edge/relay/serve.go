@@ -418,6 +418,6 @@ func (d *driver) Answer(a Answer) {
 
 // Stop implements Conn. A client that does not read is given the time of our last words to do so.
 func (d *driver) Stop(r Reason) {
-	d.client.SetWriteDeadline(time.Now().Add(lingerTimeout))
+	d.client.SetWriteDeadline(time.Now().Add(d.s.limits.linger()))
 	d.feed(func(out []Action) []Action { return d.s.Stop(r, d.now(), out) })
 }

@@ -1,0 +1,331 @@
+// Package edge is where clients and brokers meet: a [Server] accepts clients, asks who serves them, and sees to it that each
+// is brought home.
+//
+//	s := edge.New(edge.Config{ID: "e1", Cache: cache, Committer: committer, Dialer: dialer, Resolver: resolver, ...})
+//	cache.OnState(s.SetState)
+//	cache.OnAffinity(s.AffinityChanged)
+//	err := s.Listen(edge.Listener{Config: listen.Config{Transport: "tcp", Address: ":1883"}, Pool: "default"})
+//	err = s.Run(ctx) // until ctx ends; then Drain(grace) has had its say
+//
+// How it works. Package relay runs the sessions, and asks one owner for each (type client) where it goes. The owner looks its key up
+// in the cache, lets package router decide, and answers, nearly always without waiting for anybody. After the broker's CONNACK it
+// writes the affinity behind the client's back. The [Table] knows all live clients by key, so that a verdict or a changed record
+// finds those that it concerns.
+//
+// What it refuses to do: judge a broker's health (it only tells of failed dials), or decide anything that package router can.
+package edge
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/limpet-mesh/limpet/edge/listen"
+	"github.com/limpet-mesh/limpet/edge/relay"
+	"github.com/limpet-mesh/limpet/edge/upstream"
+	"github.com/limpet-mesh/limpet/registry"
+	"github.com/limpet-mesh/limpet/router"
+)
+
+// The numbers of a server, together.
+const (
+	// refreshEvery is how often the live clients are looked over for records that are due. A record has half an hour to spare.
+	refreshEvery = 30 * time.Second
+	// commitAgain bounds how often one CONNACK's record is fought for before the client is left to the next look-over.
+	commitAgain = 8
+	// drainRate is how many sessions a second a leaving edge ends at least.
+	drainRate = 500
+)
+
+// Committer writes affinities behind the clients' backs. registry.Committer is one.
+type Committer interface {
+	// Submit never blocks; done is called later, on a goroutine of the committer's, and must not block.
+	Submit(w registry.Write, done func(registry.Result))
+}
+
+// Config is what a Server needs. All of it is required but Doubt, Loops and MaxConnections.
+type Config struct {
+	ID        string
+	Cache     *registry.Cache
+	Committer Committer
+	Resolver  *upstream.Resolver
+	Dialer    *upstream.Dialer
+	Log       zerolog.Logger
+	Metrics   *Metrics
+	// Doubt is told of every failed dial. It must not block.
+	Doubt func(ref registry.BrokerRef, err error)
+	// Loops is the number of epoll loops for plain TCP; 0 = 1. Where there is no epoll it is ignored.
+	Loops int
+	// MaxConnections bounds the clients; 0 = no bound of ours. Above it connections are closed at accept.
+	MaxConnections int
+}
+
+// Listener is an address that clients connect to.
+type Listener struct {
+	listen.Config
+	Pool   string
+	Limits relay.Limits // Counters is set by the server
+}
+
+// Server accepts clients and relays them to their brokers.
+type Server struct {
+	conf  Config
+	log   zerolog.Logger
+	table *Table
+	view  atomic.Pointer[router.View]
+	loops []*relay.Loop
+
+	counters relay.Counters
+	live     atomic.Int64 // sessions, from accept to Closed
+	draining atomic.Bool
+
+	mu        sync.Mutex
+	listeners []*listener
+
+	tasks sync.WaitGroup  // goroutines of ours that ask, wait or resolve
+	ctx   context.Context // of Run: ends their waiting
+	stop  context.CancelFunc
+}
+
+// New makes a server; nothing runs before Run.
+func New(conf Config) (*Server, error) {
+	s := &Server{conf: conf, log: conf.Log, table: newTable()}
+	s.ctx, s.stop = context.WithCancel(context.Background())
+	s.view.Store(router.NewView(conf.Cache.State()))
+	if relay.Supported {
+		for range max(conf.Loops, 1) {
+			l, err := relay.NewLoop()
+			if err != nil {
+				return nil, err
+			}
+			s.loops = append(s.loops, l)
+		}
+	}
+	conf.Metrics.observe(s)
+	return s, nil
+}
+
+// Listen opens a listener. Its clients wait in the kernel until Run.
+func (s *Server) Listen(conf Listener) (*listen.Listener, error) {
+	ln := &listener{srv: s, pool: conf.Pool, limits: conf.Limits}
+	ln.limits.Counters = &s.counters
+	conf.OnReject = ln.rejected
+	conf.OnAcceptError = func(err error) {
+		s.log.Warn().Err(err).Str("listener", conf.Name).Msg("accept failed; trying again")
+	}
+	l, err := listen.Open(conf.Config)
+	if err != nil {
+		return nil, err
+	}
+	ln.open = l
+	s.conf.Metrics.open(conf.Name)
+	s.mu.Lock()
+	s.listeners = append(s.listeners, ln)
+	s.mu.Unlock()
+	return l, nil
+}
+
+// Run serves the listeners until ctx ends, and then closes what Drain has left. It returns when everything that it started has ended.
+func (s *Server) Run(ctx context.Context) error {
+	var running sync.WaitGroup
+	inner, cancel := context.WithCancel(ctx)
+	defer cancel()
+	errs := make(chan error, len(s.loops)+len(s.listeners)+1)
+	for _, l := range s.loops {
+		running.Go(func() {
+			if err := l.Run(inner); err != nil {
+				errs <- err
+				cancel()
+			}
+		})
+	}
+	s.mu.Lock()
+	listeners := s.listeners
+	s.mu.Unlock()
+	for _, ln := range listeners {
+		running.Go(func() {
+			if err := ln.serve(inner); err != nil {
+				errs <- err
+				cancel()
+			}
+		})
+	}
+	running.Go(func() { s.refresh(inner) })
+	<-inner.Done()
+	s.stop()
+	for _, ln := range listeners {
+		ln.close()
+	}
+	s.table.each(func(c *client) { c.end(relay.ReasonShutdown) })
+	running.Wait()
+	s.tasks.Wait()
+	select {
+	case err := <-errs:
+		return err
+	default:
+		return nil
+	}
+}
+
+// ErrDraining is returned by Drain when it is called twice.
+var ErrDraining = errors.New("edge: already draining")
+
+// Drain stops accepting and ends all sessions within grace, evenly: everybody at once would be a storm at the other edges.
+// It returns when the last one has ended, or when grace or ctx is over.
+func (s *Server) Drain(ctx context.Context, grace time.Duration) error {
+	if s.draining.Swap(true) {
+		return ErrDraining
+	}
+	s.mu.Lock()
+	listeners := s.listeners
+	s.mu.Unlock()
+	for _, ln := range listeners {
+		ln.close()
+	}
+	ctx, cancel := context.WithTimeout(ctx, grace)
+	defer cancel()
+	var all []*client
+	s.table.each(func(c *client) { all = append(all, c) })
+	// What the protocol's last words take is left at the end.
+	rate := max(drainRate, float64(len(all))/max(grace-relay.DefaultLinger, grace/2).Seconds())
+	began := time.Now()
+	for i, c := range all {
+		due := began.Add(time.Duration(float64(i) / rate * float64(time.Second)))
+		if wait := time.Until(due); wait > time.Millisecond && !sleep(ctx, wait) {
+			break
+		}
+		c.end(relay.ReasonShutdown)
+	}
+	for s.table.placed() > 0 {
+		s.table.each(func(c *client) { c.end(relay.ReasonShutdown) }) // who came while we counted
+		if !sleep(ctx, 20*time.Millisecond) {
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// sleep reports whether d passed before ctx ended.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// Draining reports whether Drain was called.
+func (s *Server) Draining() bool { return s.draining.Load() }
+
+// Live is the number of sessions, from accept to close.
+func (s *Server) Live() int { return int(s.live.Load()) }
+
+// View is what the server routes by.
+func (s *Server) View() *router.View { return s.view.Load() }
+
+// SetState makes the server route by st. Clients of brokers that may serve no longer are closed. It is called by one goroutine at a time.
+func (s *Server) SetState(st *registry.State) {
+	v := router.NewView(st)
+	s.view.Store(v)
+	// Who registers from now on sees the new view after it has registered (client.place): nobody slips through.
+	s.table.each(func(c *client) {
+		if ref, placed := c.broker(); placed && !v.Serves(ref) {
+			reason := relay.ReasonMoved
+			if st.Verdicts[ref].State != "" && st.Verdicts[ref].State != registry.BrokerUp {
+				reason = relay.ReasonBrokerDown
+			}
+			c.end(reason)
+		}
+	})
+}
+
+// AffinityChanged tells that the store has another record for a key, or none (no Broker). Live clients of the key that are elsewhere are
+// closed: they will come home (DESIGN: no split session).
+func (s *Server) AffinityChanged(pool, key string, a registry.Affinity) {
+	s.table.find(pool, key, func(c *client) { c.recordChanged(a) })
+}
+
+// refresh writes again, before they end, the records of clients that stay connected.
+func (s *Server) refresh(ctx context.Context) {
+	for sleep(ctx, refreshEvery) {
+		now := time.Now()
+		s.table.each(func(c *client) { c.refresh(now) })
+	}
+}
+
+// listener is one open listener.
+type listener struct {
+	srv    *Server
+	open   *listen.Listener
+	pool   string
+	limits relay.Limits
+
+	mu     sync.Mutex
+	leave  []func() // makes the loops stop accepting
+	closed bool
+}
+
+// serve accepts until ctx ends or the listener is closed: in the loops where they can, in goroutines otherwise.
+func (ln *listener) serve(ctx context.Context) error {
+	s := ln.srv
+	if tcp := ln.open.RawTCP(); tcp != nil && ln.open.Config().Transport == listen.TCP && len(s.loops) > 0 {
+		for _, l := range s.loops {
+			leave, err := l.Listen(tcp, &ln.limits, ln.accept)
+			if err != nil {
+				return err
+			}
+			ln.mu.Lock()
+			closed := ln.closed
+			ln.leave = append(ln.leave, leave)
+			ln.mu.Unlock()
+			if closed {
+				leave()
+			}
+		}
+		<-ctx.Done()
+		return nil
+	}
+	return ln.open.Serve(ctx, func(st relay.Stream, o relay.Origin, accepted time.Time) {
+		c := s.admit(ln, o)
+		if c == nil {
+			st.Close()
+			return
+		}
+		relay.Serve(st, c, &ln.limits, accepted, c.ready)
+	})
+}
+
+// accept admits a connection of a loop.
+func (ln *listener) accept(peer, local netip.AddrPort) (relay.Owner, bool) {
+	c := ln.srv.admit(ln, ln.open.Origin(peer, local))
+	if c == nil {
+		return nil, false
+	}
+	return c, ln.open.Trusted(c.origin.Peer.Addr())
+}
+
+// close stops accepting.
+func (ln *listener) close() {
+	ln.mu.Lock()
+	leave := ln.leave
+	ln.closed, ln.leave = true, nil
+	ln.mu.Unlock()
+	for _, f := range leave {
+		f()
+	}
+	ln.open.Close()
+}
+
+func (ln *listener) rejected(o relay.Origin, r listen.Reason, err error) {
+	ln.srv.conf.Metrics.rejected(o.Listener, string(r))
+	ln.srv.log.Info().Str("listener", o.Listener).Stringer("client_address", o.Client).Str("reason", string(r)).
+		Str("error", printable(err.Error())).Msg("rejected before MQTT")
+}

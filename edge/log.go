@@ -1,0 +1,73 @@
+package edge
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/limpet-mesh/limpet/edge/relay"
+	"github.com/limpet-mesh/limpet/registry"
+	"github.com/limpet-mesh/limpet/router"
+)
+
+var errNoConnack = errors.New("edge: no CONNACK in time")
+
+// log writes the session's one line.
+func (c *client) log(sum relay.Summary, at registry.BrokerRef, why router.Why) {
+	e := c.srv.log.Info()
+	if !e.Enabled() {
+		return
+	}
+	e.Str("reason", sum.Reason.String()).Str("pool", c.key.pool).Str("key", printable(c.key.key)).Str("broker", at.Broker).
+		Str("edge", c.srv.conf.ID).Str("listener", c.origin.Listener).Str("transport", c.origin.Transport).
+		Stringer("client_address", c.origin.Client)
+	if why != router.WhyNone {
+		e.Stringer("why", why)
+	}
+	if sum.Detail != "" {
+		e.Str("detail", printable(sum.Detail))
+	}
+	if sum.Refused != 0 {
+		e.Uint8("connack", sum.Refused)
+	}
+	e.Uint64("bytes_from_client", sum.Bytes[relay.Client]).Uint64("bytes_from_broker", sum.Bytes[relay.Broker]).
+		Uint64("packets_from_client", sum.Packets[relay.Client]).Uint64("packets_from_broker", sum.Packets[relay.Broker]).
+		Dur("to_connect_ms", sum.Connect).Dur("to_broker_ms", sum.Dialed).Dur("to_connack_ms", sum.Connack).Dur("total_ms", sum.Total).
+		Msg("closed")
+}
+
+// maxPrintable bounds what a stranger's text takes in a log line, in bytes.
+const maxPrintable = 256
+
+// printable escapes what is no printable text, so that a client ID cannot forge a line or steer a terminal, and cuts what is long.
+func printable(s string) string {
+	cut := ""
+	if len(s) > maxPrintable {
+		cut = "…+" + strconv.Itoa(len(s)-maxPrintable)
+		s = s[:maxPrintable]
+	}
+	plain := true
+	for i := 0; i < len(s) && plain; i++ {
+		plain = s[i] >= 0x20 && s[i] < 0x7f && s[i] != '\\'
+	}
+	if plain {
+		return s + cut
+	}
+	var b strings.Builder
+	for len(s) > 0 {
+		r, n := utf8.DecodeRuneInString(s)
+		switch {
+		case r == utf8.RuneError && n == 1:
+			b.WriteString(`\x`)
+			b.WriteString(strconv.FormatUint(uint64(s[0])|0x100, 16)[1:])
+		case r == '\\' || !strconv.IsPrint(r):
+			q := strconv.QuoteRuneToASCII(r)
+			b.WriteString(q[1 : len(q)-1])
+		default:
+			b.WriteString(s[:n])
+		}
+		s = s[n:]
+	}
+	return b.String() + cut
+}

@@ -1,0 +1,120 @@
+package edge
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/limpet-mesh/limpet/edge/listen"
+	"github.com/limpet-mesh/limpet/edge/relay"
+	"github.com/limpet-mesh/limpet/registry"
+	"github.com/limpet-mesh/limpet/router"
+)
+
+// Metrics are an edge's counters, in Prometheus' terms: prefix limpet_, base units, no client in any label.
+type Metrics struct {
+	reg       prometheus.Registerer
+	accepts   *prometheus.CounterVec
+	rejects   *prometheus.CounterVec
+	sessions  *prometheus.CounterVec
+	closes    *prometheus.CounterVec
+	routes    *prometheus.CounterVec
+	refusals  *prometheus.CounterVec
+	resolves  *prometheus.CounterVec
+	commits   *prometheus.CounterVec
+	dialFails *prometheus.CounterVec
+	moves     prometheus.Counter
+	connack   prometheus.Histogram
+}
+
+// NewMetrics registers an edge's counters with reg. Those of closed sets start at zero, so that a rate can be taken from the first event.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	vec := func(name, help string, labels ...string) *prometheus.CounterVec {
+		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "limpet_edge_" + name, Help: help}, labels)
+		reg.MustRegister(c)
+		return c
+	}
+	m := &Metrics{
+		reg:       reg,
+		accepts:   vec("accepted_total", "Connections accepted (TLS, WebSocket and QUIC: whose handshakes are done).", "listener"),
+		rejects:   vec("rejected_total", "Connections that ended before MQTT.", "listener", "reason"),
+		sessions:  vec("sessions_total", "Sessions that a broker has accepted.", "listener"),
+		closes:    vec("closed_total", "Sessions closed, by reason.", "reason"),
+		routes:    vec("routes_total", "Brokers chosen, by what chose them.", "why"),
+		refusals:  vec("refusals_total", "Clients for whom there was no broker.", "refusal"),
+		resolves:  vec("resolves_total", "Keys looked up, by what answered.", "source"),
+		commits:   vec("commits_total", "Affinity writes, by outcome.", "outcome"),
+		dialFails: vec("dial_failures_total", "Failed dials to brokers.", "pool", "broker", "reason"),
+		moves:     prometheus.NewCounter(prometheus.CounterOpts{Name: "limpet_edge_moves_total", Help: "Clients sent away because their key belongs to another broker."}),
+		connack: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "limpet_edge_connack_seconds", Help: "From accept to the broker's CONNACK.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}),
+	}
+	reg.MustRegister(m.moves, m.connack)
+	for _, r := range relay.Reasons() {
+		m.closes.WithLabelValues(r.String())
+	}
+	for _, w := range []router.Why{router.WhyPin, router.WhyAffinity, router.WhyPlacement, router.WhyRehomed, router.WhyNext} {
+		m.routes.WithLabelValues(w.String())
+	}
+	for _, r := range []router.Refusal{router.RefusalNoPool, router.RefusalNoBroker, router.RefusalAwaitHome} {
+		m.refusals.WithLabelValues(r.String())
+	}
+	for _, s := range registry.Sources {
+		m.resolves.WithLabelValues(s.String())
+	}
+	for _, o := range []string{"committed", "conflict", "stale", "failed"} {
+		m.commits.WithLabelValues(o)
+	}
+	return m
+}
+
+// observe registers what is read when it is asked for.
+func (m *Metrics) observe(s *Server) {
+	gauge := func(name, help string, fn func() float64) {
+		m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "limpet_edge_" + name, Help: help}, fn))
+	}
+	gauge("connections", "Sessions now, from accept to close.", func() float64 { return float64(s.live.Load()) })
+	gauge("routed_connections", "Sessions now that have, or are getting, a broker.", func() float64 { return float64(s.table.placed()) })
+	for _, side := range []relay.Side{relay.Client, relay.Broker} {
+		labels := prometheus.Labels{"from": side.String()}
+		m.reg.MustRegister(
+			prometheus.NewCounterFunc(prometheus.CounterOpts{
+				Name: "limpet_edge_received_bytes_total", Help: "Bytes received, by side.", ConstLabels: labels,
+			}, func() float64 { return float64(s.counters.Bytes[side].Load()) }),
+			prometheus.NewCounterFunc(prometheus.CounterOpts{
+				Name: "limpet_edge_received_packets_total", Help: "Whole MQTT packets received, by side.", ConstLabels: labels,
+			}, func() float64 { return float64(s.counters.Packets[side].Load()) }),
+		)
+	}
+}
+
+// open creates a listener's counters at zero.
+func (m *Metrics) open(listener string) {
+	m.accepts.WithLabelValues(listener)
+	m.sessions.WithLabelValues(listener)
+	for _, r := range listen.Reasons() {
+		m.rejects.WithLabelValues(listener, string(r))
+	}
+}
+
+func (m *Metrics) accepted(listener string) { m.accepts.WithLabelValues(listener).Inc() }
+func (m *Metrics) rejected(listener, reason string) {
+	m.rejects.WithLabelValues(listener, reason).Inc()
+}
+func (m *Metrics) established(listener string) { m.sessions.WithLabelValues(listener).Inc() }
+func (m *Metrics) routed(w router.Why)         { m.routes.WithLabelValues(w.String()).Inc() }
+func (m *Metrics) refused(r router.Refusal)    { m.refusals.WithLabelValues(r.String()).Inc() }
+func (m *Metrics) resolved(s registry.Source)  { m.resolves.WithLabelValues(s.String()).Inc() }
+func (m *Metrics) committed(outcome string)    { m.commits.WithLabelValues(outcome).Inc() }
+func (m *Metrics) moved()                      { m.moves.Inc() }
+
+func (m *Metrics) dialFailed(ref registry.BrokerRef, reason string) {
+	m.dialFails.WithLabelValues(ref.Pool, ref.Broker, reason).Inc()
+}
+
+func (m *Metrics) closed(sum relay.Summary) {
+	m.closes.WithLabelValues(sum.Reason.String()).Inc()
+	if sum.Connack > 0 {
+		m.connack.Observe(sum.Connack.Seconds())
+	}
+}
