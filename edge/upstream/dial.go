@@ -38,8 +38,8 @@ func NewDialer(r *Resolver, log zerolog.Logger) *Dialer {
 	return &Dialer{resolver: r, tls: tlsConfigs{log: log}, connect: connectTCP}
 }
 
-// route is what a broker's configuration means to a dial, checked before the first packet.
-type route struct {
+// layers is what a broker's configuration puts on top of TCP, checked before the first packet.
+type layers struct {
 	tls *tls.Config // nil without TLS
 	url *url.URL    // nil without WebSocket
 }
@@ -59,7 +59,7 @@ func (d *Dialer) Dial(ctx context.Context, b *registry.Broker, header []byte) (r
 		ctx, cancel = context.WithTimeout(ctx, registry.DefaultDialTimeout)
 		defer cancel()
 	}
-	rt, err := d.route(b)
+	on, err := d.layers(b)
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +71,7 @@ func (d *Dialer) Dial(ctx context.Context, b *registry.Broker, header []byte) (r
 	first := int(d.turn.Add(1) % uint32(len(addrs)))
 	for i := range addrs {
 		addr := addrs[(first+i)%len(addrs)]
-		stream, err := d.attempt(ctx, rt, addr, len(addrs)-i, header)
+		stream, err := d.attempt(ctx, on, addr, len(addrs)-i, header)
 		if err == nil {
 			return stream, nil
 		}
@@ -88,7 +88,7 @@ func (d *Dialer) Dial(ctx context.Context, b *registry.Broker, header []byte) (r
 }
 
 // attempt tries one address with its share of the time: left addresses, this one included, have not been tried.
-func (d *Dialer) attempt(ctx context.Context, rt route, addr netip.AddrPort, left int, header []byte) (relay.Stream, error) {
+func (d *Dialer) attempt(ctx context.Context, on layers, addr netip.AddrPort, left int, header []byte) (relay.Stream, error) {
 	end, _ := ctx.Deadline()
 	ctx, cancel := context.WithTimeout(ctx, time.Until(end)/time.Duration(left))
 	defer cancel()
@@ -99,7 +99,7 @@ func (d *Dialer) attempt(ctx context.Context, rt route, addr netip.AddrPort, lef
 	if len(header) > 0 {
 		conn = &prefixed{Conn: conn, prefix: bytes.Clone(header)}
 	}
-	stream, err := rt.shake(ctx, conn)
+	stream, err := on.shake(ctx, conn)
 	if err != nil {
 		conn.Close()
 		return nil, err
@@ -107,9 +107,9 @@ func (d *Dialer) attempt(ctx context.Context, rt route, addr netip.AddrPort, lef
 	return stream, nil
 }
 
-// shake makes a Stream of a connection: TLS, then WebSocket, where the route has them.
-func (rt route) shake(ctx context.Context, conn net.Conn) (relay.Stream, error) {
-	if rt.tls == nil && rt.url == nil {
+// shake makes a Stream of a connection: TLS, then WebSocket, where the broker has them.
+func (on layers) shake(ctx context.Context, conn net.Conn) (relay.Stream, error) {
+	if on.tls == nil && on.url == nil {
 		return conn.(relay.Stream), nil
 	}
 	end, _ := ctx.Deadline()
@@ -117,7 +117,7 @@ func (rt route) shake(ctx context.Context, conn net.Conn) (relay.Stream, error) 
 		return nil, err
 	}
 	inTime := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-	stream, err := rt.layer(conn)
+	stream, err := on.apply(conn)
 	if !inTime() { // the deadline of conn is, or is about to be, in the past
 		err = errors.Join(ctx.Err(), err)
 	}
@@ -127,46 +127,46 @@ func (rt route) shake(ctx context.Context, conn net.Conn) (relay.Stream, error) 
 	return stream, conn.SetDeadline(time.Time{})
 }
 
-func (rt route) layer(conn net.Conn) (relay.Stream, error) {
-	if rt.tls != nil {
-		tc := tls.Client(conn, rt.tls)
+func (on layers) apply(conn net.Conn) (relay.Stream, error) {
+	if on.tls != nil {
+		tc := tls.Client(conn, on.tls)
 		if err := tc.Handshake(); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrTLS, err)
 		}
 		conn = tc
 	}
-	if rt.url == nil {
+	if on.url == nil {
 		return conn.(relay.Stream), nil
 	}
-	early, err := upgrade(conn, rt.url)
+	early, err := upgrade(conn, on.url)
 	if err != nil {
 		return nil, err
 	}
 	return &wsStream{conn: conn, early: early}, nil
 }
 
-// route checks b's configuration.
-func (d *Dialer) route(b *registry.Broker) (rt route, err error) {
+// layers checks b's configuration.
+func (d *Dialer) layers(b *registry.Broker) (on layers, err error) {
 	host, port, err := splitAddress(b.Address)
 	if err != nil {
-		return rt, err
+		return on, err
 	}
 	over := b.Over()
 	secure := over == registry.TransportTLS || over == registry.TransportWSS
 	if secure {
 		host = cmp.Or(b.TLS.ServerName, host)
-		if rt.tls, err = d.tls.get(b, host); err != nil {
-			return rt, err
+		if on.tls, err = d.tls.get(b, host); err != nil {
+			return on, err
 		}
 	}
 	switch over {
 	case registry.TransportTCP, registry.TransportTLS:
-		return rt, nil
+		return on, nil
 	case registry.TransportWS, registry.TransportWSS:
-		rt.url, err = upgradeURL(host, port, secure, cmp.Or(b.Path, DefaultPath))
-		return rt, err
+		on.url, err = upgradeURL(host, port, secure, cmp.Or(b.Path, DefaultPath))
+		return on, err
 	}
-	return rt, fmt.Errorf("%w: broker transport %q: want tcp, tls, ws or wss", ErrConfig, over)
+	return on, fmt.Errorf("%w: broker transport %q: want tcp, tls, ws or wss", ErrConfig, over)
 }
 
 // upgradeURL says what the upgrade request asks for. host is the name that TLS verifies, where there is TLS,
@@ -204,7 +204,11 @@ func connectTCP(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
 		},
 		Control: setUserTimeout,
 	}
-	return d.DialContext(ctx, "tcp", addr.String())
+	conn, err := d.DialContext(ctx, "tcp", addr.String())
+	if oe, ok := errors.AsType[*net.OpError](err); ok {
+		err = oe.Err // the caller names the address
+	}
+	return conn, err
 }
 
 // prefixed is a connection whose first bytes are given: they leave in one system call with the first Write.

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -121,21 +122,24 @@ func TestHeaderLeavesWithFirstWrite(t *testing.T) {
 		first <- string(b[:n])
 		io.Copy(io.Discard, c)
 	})
-	header := []byte("PROXY UNKNOWN\r\n")
-	s, err := newDialer(t, nil).Dial(within(t, patience), tcpBroker(address), header)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	copy(header, "scratched here.") // the caller's buffer is its own again
-	if n, err := s.Write([]byte("CONNECT")); n != 7 || err != nil {
-		t.Fatalf("%d, %v", n, err)
-	}
-	if got := <-first; got != "PROXY UNKNOWN\r\nCONNECT" {
-		t.Errorf("the first read brought %q", got)
-	}
-	if n, err := s.Write([]byte("more")); n != 4 || err != nil {
-		t.Errorf("the second write: %d, %v", n, err)
+	d := newDialer(t, nil)
+	for range 20 { // two segments could be read as one now and then
+		header := []byte("PROXY UNKNOWN\r\n")
+		s, err := d.Dial(within(t, patience), tcpBroker(address), header)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copy(header, "scratched here.") // the caller's buffer is its own again
+		if n, err := s.Write([]byte("CONNECT")); n != 7 || err != nil {
+			t.Fatalf("%d, %v", n, err)
+		}
+		if got := <-first; got != "PROXY UNKNOWN\r\nCONNECT" {
+			t.Errorf("the first read brought %q", got)
+		}
+		if n, err := s.Write([]byte("more")); n != 4 || err != nil {
+			t.Errorf("the second write: %d, %v", n, err)
+		}
+		s.Close()
 	}
 }
 
@@ -234,6 +238,34 @@ func TestDialSharesItsTime(t *testing.T) {
 		}
 		if took := time.Since(start); took != 2*time.Second {
 			t.Errorf("two dead addresses took %v of 3 s, want a third each", took)
+		}
+	})
+}
+
+// The deadline of the dial does not outlive it.
+func TestDialDeadlineEndsWithTheDial(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		here, there := net.Pipe()
+		d := newDialer(t, nil)
+		d.connect = func(context.Context, netip.AddrPort) (net.Conn, error) { return pipeConn{here}, nil }
+		broker := make(chan error, 1)
+		go func() {
+			r := bufio.NewReader(there)
+			io.WriteString(there, strings.ReplaceAll(goodUpgrade, "{accept}", acceptKey(readRequest(r))))
+			time.Sleep(time.Hour)
+			_, err := io.WriteString(there, frame(finBinary, "late"))
+			broker <- errors.Join(err, there.Close())
+		}()
+		s, err := d.Dial(within(t, time.Second), wsBroker("192.0.2.1:8083"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(s); string(got) != "late" || err != nil {
+			t.Errorf("%q, %v", got, err)
+		}
+		s.Close()
+		if err := <-broker; err != nil {
+			t.Error(err)
 		}
 	})
 }

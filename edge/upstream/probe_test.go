@@ -171,15 +171,20 @@ func TestProbeMQTTEndsInTime(t *testing.T) {
 	if err := d.ProbeMQTT(within(t, 100*time.Millisecond), silent, "probe"); Reason(err) != ReasonTimeout {
 		t.Errorf("silent: %v (reason %s)", err, Reason(err))
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
 	defer cancel()
+	ended := make(chan error, 1)
 	waiting := tcpBroker(serve(t, "127.0.0.1:0", func(c net.Conn) {
 		c.Read(make([]byte, 1))
 		cancel()
-		io.Copy(io.Discard, c)
+		_, err := io.Copy(io.Discard, c)
+		ended <- err
 	}))
 	if err := d.ProbeMQTT(ctx, waiting, "probe"); Reason(err) != ReasonCanceled {
 		t.Errorf("canceled: %v (reason %s)", err, Reason(err))
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("the broker saw %v, want the connection closed at once", err)
 	}
 }
 

@@ -98,14 +98,11 @@ type dialError struct {
 
 func (e *dialError) Error() string {
 	var s strings.Builder
-	s.WriteString("upstream: broker " + e.broker)
-	for i, err := range e.attempts {
-		if i == 0 {
-			s.WriteString(": ")
-		} else {
-			s.WriteString("; ")
-		}
-		s.WriteString(err.Error())
+	s.WriteString("broker " + e.broker)
+	separator := ": "
+	for _, err := range e.attempts {
+		s.WriteString(separator + err.Error())
+		separator = "; "
 	}
 	return s.String()
 }

@@ -289,16 +289,21 @@ func TestDialTLSSlowOrForeign(t *testing.T) {
 		t.Errorf("silent: %v (reason %s)", err, Reason(err))
 	}
 
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
 	defer cancel()
+	ended := make(chan error, 1)
 	waiting := serve(t, "127.0.0.1:0", func(c net.Conn) {
 		c.Read(make([]byte, 1)) // the ClientHello is here
 		cancel()
-		io.Copy(io.Discard, c)
+		_, err := io.Copy(io.Discard, c)
+		ended <- err
 	})
 	_, err = newDialer(t, nil).Dial(ctx, tlsBroker(waiting, set), nil)
 	if Reason(err) != ReasonCanceled {
 		t.Errorf("canceled: %v (reason %s)", err, Reason(err))
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("the broker saw %v, want the connection closed at once", err)
 	}
 
 	for name, handle := range map[string]func(net.Conn){
