@@ -22,21 +22,21 @@ type Prober interface {
 
 // A Source is where the mesh's State comes from: an edge's registry.Cache.
 type Source interface {
-	// State is the newest State, or nil before there is one.
+	// State is the newest State.
 	State() *registry.State
 	// OnState has fn called with each new State, in order. fn does not block.
 	OnState(fn func(*registry.State))
-	// Current reports whether State keeps up with the store: false while the store is away.
-	Current() bool
+	// Status tells, by Listed and Age, whether the State keeps up with the store.
+	Status() registry.CacheStatus
 }
 
-// Config is what an Agent needs. ID, Source and Prober are required.
+// Config is what an Agent needs. All but Bus, Settle and Concurrency is required.
 type Config struct {
 	Edge   registry.Edge // this edge's registration; zero Started = now
+	Store  registry.Store
 	Source Source
 	Prober Prober
-	Store  registry.Store // nil = none: nothing is registered, nobody leads
-	Bus    registry.Bus   // nil = none: everything waits for the store
+	Bus    registry.Bus // nil = none: everything waits for the store
 	Log    zerolog.Logger
 
 	// Settle is how long this edge's State must have been current before it writes, as the leader, that a broker is down,
@@ -90,13 +90,11 @@ func (a *Agent) Overlay(s *registry.State) *registry.State { return a.mon.overla
 func (a *Agent) Doubt(ref registry.BrokerRef, err error) { a.mon.failed(ref, err) }
 
 // Run joins the mesh, watches its brokers and leads it when elected, until ctx ends; then it leaves in order. It returns
-// nil, after all that it started has ended.
+// nil, after all that it started has ended. It is called once.
 func (a *Agent) Run(ctx context.Context) error {
 	a.conf.Source.OnState(a.mon.observe)
 	var wg sync.WaitGroup
-	if a.conf.Store != nil {
-		wg.Go(func() { a.attend(ctx) })
-	}
+	wg.Go(func() { a.attend(ctx) })
 	a.mon.run(ctx)
 	wg.Wait()
 	return nil
@@ -152,7 +150,7 @@ func (a *Agent) serve(ctx context.Context, session registry.Session) {
 
 // Status is what an Agent knows, for people and readiness checks.
 type Status struct {
-	Current    bool // the State keeps up with the store
+	Current    bool // the store is in reach
 	Registered bool // this edge has a session
 	Leader     bool // this edge leads, as far as its State shows
 	Brokers    []BrokerStatus

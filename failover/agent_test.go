@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -226,6 +227,41 @@ func TestLeaderLeavesInOrder(t *testing.T) {
 			e.agent.Doubt(b1, errRefused)
 		}
 		r.is("b1", registry.BrokerDown, time.Second)
+	})
+}
+
+func TestALeaderThatIsNoneStepsDown(t *testing.T) {
+	in(t, func(t *testing.T) {
+		r := newRig(t, nil, "e1", "e2", "e3")
+		r.settled()
+		old := r.leader()
+		old.mu.Lock()
+		old.deposed = 1
+		old.mu.Unlock()
+		r.broker("b1", "refuses")
+		old.agent.Doubt(b1, errRefused)
+		r.is("b1", registry.BrokerDown, 5*time.Second)
+		if now := r.leader(); now == old {
+			t.Errorf("%s leads on", old.id)
+		}
+	})
+}
+
+func TestABrokerThatMovesIsProbedAtOnce(t *testing.T) {
+	in(t, func(t *testing.T) {
+		r := newRig(t, func(p *registry.Pool) { p.Probe.Interval = time.Hour }, "e1", "e2")
+		r.settled()
+		before := r.probed("e1", "b1") + r.probed("e2", "b1")
+		pool := *r.edges["e1"].source.State().Pools["p"]
+		pool.Brokers = slices.Clone(pool.Brokers)
+		pool.Brokers[0].Address = "elsewhere:1883"
+		if err := r.store.PutPool(t.Context(), &pool, pool.Revision); err != nil {
+			t.Fatal(err)
+		}
+		r.pass(time.Second)
+		if n := r.probed("e1", "b1") + r.probed("e2", "b1") - before; n != 2 {
+			t.Errorf("%d probes, want one of each edge", n)
+		}
 	})
 }
 

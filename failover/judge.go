@@ -92,7 +92,7 @@ type Ballot struct {
 	Reason   string
 }
 
-// majorityDown is DESIGN's "more than half of the edges say so".
+// majorityDown reports whether more than half of the edges say down.
 func (b Ballot) majorityDown() bool { return 2*b.Down > b.Counted }
 
 // Count is the ballot of the edges that were leased within the last minute and did not leave in order, each with its last report.

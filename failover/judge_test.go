@@ -214,24 +214,26 @@ func TestJudgeCountsWhomItHears(t *testing.T) {
 
 func TestBallotAlone(t *testing.T) {
 	for _, tt := range []struct {
-		in              string // what the detector sees
-		returns, trusts bool
-		down, up        int
+		in       string // what the detector sees
+		mine     bool
+		down, up int
 	}{
 		{in: "rr", down: 1},
 		{in: "r"},
 		{in: "---"},
 		{in: "rr-"},
-		{in: "---", trusts: true, down: 1},
+		{in: "---rr", down: 1},
 		{in: "+"},
-		{in: "+", returns: true, up: 1},
-		{in: "", returns: true, trusts: true},
+		{in: "+", mine: true, up: 1},
+		{in: "rr+", mine: true},
+		{in: "rr++", mine: true, up: 1},
+		{in: "", mine: true},
 	} {
 		d := Detector{Rise: 2, Fall: 3}
 		for _, c := range tt.in {
 			d.Observe(map[rune]Outcome{'+': OK, '-': Failed, 'r': Refused}[c], "x", noon)
 		}
-		b := ballotAlone(&d, tt.returns, tt.trusts)
+		b := ballotAlone(&d, tt.mine)
 		if b.Down != tt.down || b.Up != tt.up || b.Counted != 1 || b.Complete {
 			t.Errorf("%+v: %+v", tt, b)
 		}

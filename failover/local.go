@@ -13,7 +13,6 @@ import (
 //   - If the bus brings the reports of a majority of the last known edges, they decide, and all who hear them decide alike.
 //   - Alone, an edge believes only a host that refuses connections: there is no session to come home to. What merely does not
 //     answer may be the edge's own bad luck.
-//   - A mesh that never had a store has no records to protect: its edges believe themselves.
 //
 // When the store is back, a local verdict stands until the leader has spoken, or has had the time to.
 
@@ -85,25 +84,22 @@ func (l local) outlives(stored registry.Verdict) bool {
 
 // ballotAway is who decides on a broker while the store is away. mu is held.
 func (m *monitor) ballotAway(g *guard, mine bool, now time.Time) Ballot {
-	b, ok := m.votes.CountHeard(g.ref, m.edge, now)
-	if ok {
+	if b, ok := m.votes.CountHeard(g.ref, m.edge, now); ok {
 		return b
 	}
-	never := m.state.Revision == 0 && len(m.state.Edges) == 0
-	return ballotAlone(&g.patrol.det, never || mine, never)
+	return ballotAlone(&g.patrol.det, mine)
 }
 
-// ballotAlone is the ballot of an edge that hears nobody. returns: it may also say up, of a broker that it took for down itself.
-// trusts: it believes more than refusals.
-func ballotAlone(d *Detector, returns, trusts bool) Ballot {
+// ballotAlone is the ballot of an edge that hears nobody: it says down of a host that refuses, and up of a broker only if mine
+// says that the verdict is its own.
+func ballotAlone(d *Detector, mine bool) Ballot {
 	b := Ballot{Counted: 1}
 	r, judged := d.Report()
 	switch {
-	case !judged:
-	case r.Up && returns:
-		b.Up = 1
-	case !r.Up && (trusts || d.Refused()):
+	case d.Refused():
 		b.Down, b.Reason = 1, r.Reason
+	case judged && r.Up && mine:
+		b.Up = 1
 	}
 	return b
 }

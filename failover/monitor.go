@@ -135,10 +135,11 @@ func (m *monitor) take(s *registry.State, now time.Time) {
 }
 
 func (m *monitor) takeTurn(ctx context.Context, now time.Time) {
-	state, current := m.source.State(), m.source.Current()
+	source := m.source.Status()
+	current := source.Listed && source.Age >= 0 && source.Age <= awayAfter
 	m.mu.Lock()
 	if m.state == nil { // it was there before observe was told of any
-		m.take(state, now)
+		m.take(m.source.State(), now)
 	}
 	if current != m.current {
 		m.current, m.since, m.fresh = current, now, true

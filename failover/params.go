@@ -5,7 +5,7 @@ import "time"
 // The numbers of failover, together, each with its reason.
 const (
 	// doubtWithin bounds when an edge probes a broker that another edge doubts; each waits a random part of it, so that a broker
-	// is not struck by all edges at once. DESIGN promises that all have probed within 1 s: this, a confirmation and some network.
+	// is not struck by all edges at once. The promise is that all have probed within 1 s: this, a confirmation and some network.
 	doubtWithin = 500 * time.Millisecond
 
 	// confirmAfter is the pause before a refused connection is tried again. A refusal is a host's own word that nobody listens,
@@ -27,6 +27,10 @@ const (
 
 	// turnEvery is the pace of all that is not an event: whether the store is in reach, who probes, what a verdict waits for.
 	turnEvery = 250 * time.Millisecond
+
+	// awayAfter is how long the watch must be silent until the store counts as away. A watch in reach says something every 500 ms;
+	// a store that elects a leader may pause for a second or two, which is no reason to do anything.
+	awayAfter = 3 * time.Second
 
 	// repeatEvery is how often reports are repeated on the bus while the store is away, and freshFor how long such a report
 	// speaks for its edge: three of them may be lost.

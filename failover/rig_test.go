@@ -2,7 +2,6 @@ package failover
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"syscall"
@@ -21,27 +20,34 @@ type rig struct {
 	hub   *registry.MemoryBus
 	edges map[string]*edge
 
+	rehome time.Duration // the pool's
+
 	mu      sync.Mutex
 	brokers map[string]string    // what every edge meets at a broker: "" serves, "refuses", "hangs", "flaps"
 	cut     map[[2]string]string // the same for one edge and one broker
 	probes  map[[2]string]int    // so far, by edge and broker
 	under   int                  // way now
 	most    int                  // ever under way
+
+	verdicts map[string]registry.Verdict // as stored, by broker
 }
 
 // edge is one agent and its links, each of which can be cut.
 type edge struct {
-	id      string
-	rig     *rig
-	agent   *Agent
-	client  registry.Store
-	source  *source
-	bus     *link
-	stop    context.CancelFunc
-	done    chan struct{}
+	id     string
+	rig    *rig
+	agent  *Agent
+	client registry.Store
+	source *registry.Cache
+	bus    *link
+	stop   context.CancelFunc
+	done   chan struct{}
+
 	mu      sync.Mutex
+	away    bool     // the store is out of its reach
 	session *session // the newest
 	changes int      // of the overlay
+	deposed int      // how many verdicts it will still write in vain
 }
 
 const rehome = 5 * time.Second
@@ -52,17 +58,22 @@ func newRig(t *testing.T, change func(*registry.Pool), ids ...string) *rig {
 	r := &rig{
 		t: t, store: registry.NewMemory(), hub: registry.NewMemoryBus(), edges: map[string]*edge{},
 		brokers: map[string]string{}, cut: map[[2]string]string{}, probes: map[[2]string]int{},
+		verdicts: map[string]registry.Verdict{},
 	}
+	var recorder sync.WaitGroup
+	recorder.Go(func() { r.record(t.Context()) })
 	t.Cleanup(func() {
 		for _, e := range r.edges {
 			e.leave()
 		}
 		r.store.Close()
+		recorder.Wait()
 	})
 	p := &registry.Pool{Name: "p", RehomeAfter: rehome, Brokers: []registry.Broker{{ID: "b1", Address: "b1:1883"}, {ID: "b2", Address: "b2:1883"}}}
 	if change != nil {
 		change(p)
 	}
+	r.rehome = p.RehomeDelay()
 	if err := r.store.PutPool(t.Context(), p, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -77,10 +88,11 @@ func (r *rig) start(id string) *edge {
 	e := &edge{id: id, rig: r, client: r.store.Client(), bus: &link{Bus: r.hub.Bus(id)}, done: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	e.stop = cancel
-	e.source = &source{}
+	store := shaky{e.client, e}
+	e.source = registry.NewCache(registry.CacheConfig{Store: store, Bus: e.bus})
 	e.agent = New(Config{
 		Edge: registry.Edge{ID: id}, Source: e.source, Prober: prober{r, id},
-		Store: shaky{e.client, e}, Bus: e.bus, Log: zerolog.Nop(), Concurrency: 4,
+		Store: store, Bus: e.bus, Log: zerolog.Nop(), Concurrency: 4,
 	})
 	e.agent.OnChange(func() {
 		e.mu.Lock()
@@ -88,7 +100,11 @@ func (r *rig) start(id string) *edge {
 		e.mu.Unlock()
 	})
 	var wg sync.WaitGroup
-	wg.Go(func() { e.source.follow(ctx, e.client) })
+	wg.Go(func() {
+		if err := e.source.Run(ctx); err != nil {
+			r.t.Errorf("%s: cache: %v", id, err)
+		}
+	})
 	wg.Go(func() {
 		if err := e.agent.Run(ctx); err != nil {
 			r.t.Errorf("%s: Run: %v", id, err)
@@ -108,15 +124,31 @@ func (e *edge) leave() {
 // crash ends an edge without a farewell: its session stands until its TTL.
 func (e *edge) crash() {
 	e.client.Close()
-	e.bus.Bus.Close()
+	e.bus.set(true)
 	e.leave()
 }
 
 // storeAway takes the store from all edges, or gives it back.
 func (r *rig) storeAway(away bool) {
 	for _, e := range r.edges {
-		e.source.cut(away)
+		e.storeAway(away)
 	}
+}
+
+func (e *edge) storeAway(away bool) {
+	e.mu.Lock()
+	e.away = away
+	e.mu.Unlock()
+}
+
+// reach is the error of a call to the store.
+func (e *edge) reach() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.away {
+		return registry.ErrUnavailable
+	}
+	return nil
 }
 
 // broker changes what every edge meets at a broker.
@@ -139,23 +171,41 @@ func (r *rig) probed(edge, broker string) int {
 	return r.probes[[2]string{edge, broker}]
 }
 
-// verdict is the stored verdict on a broker.
-func (r *rig) verdict(broker string) registry.Verdict {
-	r.t.Helper()
-	ctx, cancel := context.WithCancel(r.t.Context())
-	defer cancel()
-	var state *registry.State
-	done := errors.New("listed")
-	err := r.store.Watch(ctx, 0, func(b registry.Batch) error {
-		if state = state.Apply(b.Changes, b.Revision); b.Done {
-			return done
+// record follows the store's verdicts, and expects that each follows its predecessor as drawn at Ballot.Decide.
+func (r *rig) record(ctx context.Context) {
+	_ = r.store.Watch(ctx, 0, func(b registry.Batch) error {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		for _, c := range b.Changes {
+			if c.Kind != registry.KindVerdict {
+				continue
+			}
+			if was := r.verdicts[c.Name]; !c.Deleted && !r.follows(c.Verdict, was) {
+				r.t.Errorf("%s: %+v follows %+v", c.Name, c.Verdict, was)
+			}
+			r.verdicts[c.Name] = c.Verdict // the zero one if deleted
 		}
 		return nil
 	})
-	if !errors.Is(err, done) {
-		r.t.Fatal(err)
+}
+
+func (r *rig) follows(is, was registry.Verdict) bool {
+	switch is.State {
+	case registry.BrokerDown:
+		return !isDown(was)
+	case registry.BrokerLost:
+		return was.State == registry.BrokerDown && is.Since.Sub(was.Since) >= r.rehome
+	case registry.BrokerUp:
+		return isDown(was)
 	}
-	return state.Verdicts[registry.BrokerRef{Pool: "p", Broker: broker}]
+	return false
+}
+
+// verdict is the stored verdict on a broker.
+func (r *rig) verdict(broker string) registry.Verdict {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.verdicts[broker]
 }
 
 // routed is the verdict that an edge routes by.
@@ -271,90 +321,27 @@ func (p prober) Probe(ctx context.Context, _ string, b *registry.Broker, _ regis
 	}
 }
 
-// source is a State that follows a store, as the edge's cache does.
-type source struct {
-	applying sync.Mutex
-
-	mu    sync.Mutex
-	state *registry.State
-	away  bool
-	held  []registry.Batch // what the watch will bring when the store is back
-	fns   []func(*registry.State)
-}
-
-func (s *source) follow(ctx context.Context, store registry.Store) {
-	_ = store.Watch(ctx, 0, func(b registry.Batch) error {
-		s.mu.Lock()
-		s.held = append(s.held, b)
-		s.mu.Unlock()
-		s.apply()
-		return nil
-	})
-	s.cut(true)
-}
-
-// apply makes a State of each batch.
-func (s *source) apply() {
-	s.applying.Lock()
-	defer s.applying.Unlock()
-	for {
-		s.mu.Lock()
-		if s.away || len(s.held) == 0 {
-			s.mu.Unlock()
-			return
-		}
-		was, b := s.state, s.held[0]
-		s.state, s.held = s.state.Apply(b.Changes, b.Revision), s.held[1:]
-		is, fns := s.state, s.fns
-		s.mu.Unlock()
-		if is != was {
-			for _, fn := range fns {
-				fn(is)
-			}
-		}
-	}
-}
-
-func (s *source) cut(away bool) {
-	s.mu.Lock()
-	s.away = away
-	s.mu.Unlock()
-	s.apply()
-}
-
-func (s *source) isAway() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.away
-}
-
-func (s *source) State() *registry.State {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.state
-}
-
-func (s *source) OnState(fn func(*registry.State)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.fns = append(s.fns, fn)
-}
-
-func (s *source) Current() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.state != nil && !s.away
-}
-
-// shaky is a store that is away when its edge's source is.
+// shaky is a store that may be out of its edge's reach.
 type shaky struct {
 	registry.Store
 	edge *edge
 }
 
+func (s shaky) Watch(ctx context.Context, from int64, fn func(registry.Batch) error) error {
+	if err := s.edge.reach(); err != nil {
+		return err
+	}
+	return s.Store.Watch(ctx, from, func(b registry.Batch) error {
+		if err := s.edge.reach(); err != nil {
+			return err
+		}
+		return fn(b)
+	})
+}
+
 func (s shaky) Join(ctx context.Context, e registry.Edge) (registry.Session, error) {
-	if s.edge.source.isAway() {
-		return nil, registry.ErrUnavailable
+	if err := s.edge.reach(); err != nil {
+		return nil, err
 	}
 	inner, err := s.Store.Join(ctx, e)
 	if err != nil {
@@ -362,22 +349,22 @@ func (s shaky) Join(ctx context.Context, e registry.Edge) (registry.Session, err
 	}
 	ses := &session{Session: inner, edge: s.edge, lost: make(chan struct{})}
 	s.edge.mu.Lock()
+	defer s.edge.mu.Unlock()
 	s.edge.session = ses
-	s.edge.mu.Unlock()
 	return ses, nil
 }
 
 type session struct {
 	registry.Session
 	edge *edge
-	lost chan struct{}
+	lost chan struct{} // closed by a test
 }
 
 func (s *session) Lost() <-chan struct{} { return s.lost }
 
 func (s *session) Report(ctx context.Context, h registry.Health) error {
-	if s.edge.source.isAway() {
-		return registry.ErrUnavailable
+	if err := s.edge.reach(); err != nil {
+		return err
 	}
 	return s.Session.Report(ctx, h)
 }
@@ -393,8 +380,17 @@ type leadership struct {
 }
 
 func (l leadership) PutVerdict(ctx context.Context, ref registry.BrokerRef, v registry.Verdict) error {
-	if l.edge.source.isAway() {
-		return registry.ErrUnavailable
+	if err := l.edge.reach(); err != nil {
+		return err
+	}
+	l.edge.mu.Lock()
+	deposed := l.edge.deposed > 0
+	if deposed {
+		l.edge.deposed--
+	}
+	l.edge.mu.Unlock()
+	if deposed {
+		return fmt.Errorf("put: %w", registry.ErrNotLeader)
 	}
 	return l.Leadership.PutVerdict(ctx, ref, v)
 }
