@@ -119,12 +119,23 @@ func (on layers) shake(ctx context.Context, conn net.Conn) (relay.Stream, error)
 	inTime := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	stream, err := on.apply(conn)
 	if !inTime() { // the deadline of conn is, or is about to be, in the past
-		err = errors.Join(ctx.Err(), err)
+		err = interrupted(ctx, err)
 	}
 	if err != nil {
 		return nil, err
 	}
 	return stream, conn.SetDeadline(time.Time{})
+}
+
+// interrupted adds to err that ctx has ended, which may be what caused it.
+func interrupted(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() == nil:
+		return err
+	case err == nil:
+		return ctx.Err()
+	}
+	return fmt.Errorf("%w (%w)", err, ctx.Err())
 }
 
 func (on layers) apply(conn net.Conn) (relay.Stream, error) {

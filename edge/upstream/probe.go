@@ -2,12 +2,12 @@ package upstream
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"time"
 
+	"github.com/limpet-mesh/limpet/edge/mqtt"
 	"github.com/limpet-mesh/limpet/registry"
 )
 
@@ -40,10 +40,12 @@ func (d *Dialer) ProbeMQTT(ctx context.Context, b *registry.Broker, clientID str
 		ctx, cancel = context.WithTimeout(ctx, registry.DefaultProbeTimeout)
 		defer cancel()
 	}
-	packet, err := appendProbeConnect(nil, clientID)
-	if err != nil {
-		return err
+	if len(clientID) == 0 || len(clientID) > 0xffff {
+		return fmt.Errorf("%w: a probe's client ID of %d bytes: want 1 to 65535", ErrConfig, len(clientID))
 	}
+	connect := mqtt.AppendConnect(nil, &mqtt.Connect{
+		Version: mqtt.V311, ClientID: []byte(clientID), CleanStart: true, KeepAlive: probeKeepAlive,
+	})
 	stream, err := d.Dial(ctx, b, AppendProxy(nil, b.Proxy, nil))
 	if err != nil {
 		return err
@@ -55,12 +57,12 @@ func (d *Dialer) ProbeMQTT(ctx context.Context, b *registry.Broker, clientID str
 	}
 	inTime := context.AfterFunc(ctx, func() { stream.SetReadDeadline(time.Unix(1, 0)) })
 	defer inTime()
-	accepted, err := greet(stream, packet)
+	accepted, err := greet(stream, connect)
 	if err != nil {
-		return fmt.Errorf("%w: broker %s: %w", ErrConnack, b.ID, errors.Join(err, context.Cause(ctx)))
+		return fmt.Errorf("%w: broker %s: %w", ErrConnack, b.ID, interrupted(ctx, err))
 	}
 	if accepted {
-		stream.Write([]byte{0xe0, 0}) // DISCONNECT; the broker has shown that it lives, whether it reads this or not
+		stream.Write([]byte{byte(mqtt.DISCONNECT) << 4, 0}) // the broker has shown that it lives, whether it reads this or not
 	}
 	stream.CloseWrite()
 	return nil
@@ -75,23 +77,9 @@ func greet(stream io.ReadWriter, connect []byte) (accepted bool, err error) {
 	if _, err := io.ReadFull(stream, answer[:]); err != nil {
 		return false, err
 	}
-	// MQTT 3.1.1 §3.2: type 2, then a remaining length of 2. A broker that speaks MQTT 5 only may refuse in its own, longer form.
-	if answer[0] != 0x20 || answer[1] < 2 {
+	// MQTT 3.1.1 §3.2: a remaining length of 2. A broker that speaks MQTT 5 only may refuse in its own, longer form.
+	if answer[0] != byte(mqtt.CONNACK)<<4 || answer[1] < 2 {
 		return false, fmt.Errorf("the answer begins with % x", answer)
 	}
 	return answer[3] == 0, nil
-}
-
-// appendProbeConnect appends an MQTT 3.1.1 CONNECT with nothing in it but a client ID (§3.1).
-func appendProbeConnect(dst []byte, clientID string) ([]byte, error) {
-	const variable = "\x00\x04MQTT\x04\x02\x00" // name, level 4, clean session; the Keep Alive follows
-	if len(clientID) == 0 || len(clientID) > 0xffff {
-		return nil, fmt.Errorf("%w: a probe's client ID of %d bytes: want 1 to 65535", ErrConfig, len(clientID))
-	}
-	dst = append(dst, 0x10)
-	dst = binary.AppendUvarint(dst, uint64(len(variable)+1+2+len(clientID))) // the same as a remaining length, §2.2.3
-	dst = append(dst, variable...)
-	dst = append(dst, probeKeepAlive)
-	dst = binary.BigEndian.AppendUint16(dst, uint16(len(clientID)))
-	return append(dst, clientID...), nil
 }

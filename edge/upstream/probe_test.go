@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
-	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -188,20 +187,10 @@ func TestProbeMQTTEndsInTime(t *testing.T) {
 	}
 }
 
-func TestProbeConnect(t *testing.T) {
-	for _, n := range []int{1, 23, 115, 116, 200, 65535} {
-		id := strings.Repeat("x", n)
-		b, err := appendProbeConnect(nil, id)
-		if err != nil {
-			t.Fatal(err)
-		}
-		left, k := binary.Uvarint(b[1:])
-		if b[0] != 0x10 || k <= 0 || int(left) != len(b)-1-k || !strings.HasSuffix(string(b), id) {
-			t.Errorf("client ID of %d bytes: % x…", n, b[:16])
-		}
-	}
+func TestProbeMQTTClientID(t *testing.T) {
+	d := newDialer(t, nil)
 	for _, id := range []string{"", strings.Repeat("x", 65536)} {
-		if _, err := appendProbeConnect(nil, id); !errors.Is(err, ErrConfig) {
+		if err := d.ProbeMQTT(within(t, patience), tcpBroker("127.0.0.1:1"), id); !errors.Is(err, ErrConfig) {
 			t.Errorf("client ID of %d bytes: %v", len(id), err)
 		}
 	}
