@@ -7,12 +7,12 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -28,9 +28,7 @@ const DefaultPath = "/mqtt"
 type Dialer struct {
 	resolver *Resolver
 	tls      tlsConfigs
-	turn     atomic.Uint32 // rotates the address that a dial tries first
-
-	connect func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
+	connect  func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
 }
 
 // NewDialer returns a Dialer that takes addresses from r. It starts nothing.
@@ -45,8 +43,8 @@ type layers struct {
 }
 
 // Dial connects to b and brings the connection to the point where MQTT can flow: TLS with b's chain and name verified, then
-// the WebSocket upgrade, where b has them. It tries the addresses of b's name one after the other, beginning with
-// another one each time, and gives each an equal share of what is left until ctx's deadline (registry.DefaultDialTimeout where ctx has none).
+// the WebSocket upgrade, where b has them. It tries the addresses of b's name one after the other, beginning
+// anywhere, and gives each an equal share of what is left until ctx's deadline (registry.DefaultDialTimeout where ctx has none).
 //
 // header, if any, is the PROXY header for this client. It is copied, and leaves in one segment with the first bytes that are
 // written: over plain TCP with the stream's first Write (or by CloseWrite), else with the handshake, before TLS.
@@ -68,7 +66,7 @@ func (d *Dialer) Dial(ctx context.Context, b *registry.Broker, header []byte) (r
 		return nil, err
 	}
 	failed := &dialError{broker: b.ID}
-	first := int(d.turn.Add(1) % uint32(len(addrs)))
+	first := rand.IntN(len(addrs))
 	for i := range addrs {
 		addr := addrs[(first+i)%len(addrs)]
 		stream, err := d.attempt(ctx, on, addr, len(addrs)-i, header)

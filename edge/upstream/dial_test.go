@@ -200,7 +200,7 @@ func TestDialTriesEveryAddress(t *testing.T) {
 	dns := &fakeDNS{}
 	dns.set("mq.example", "::1", "127.0.0.1")
 	d := newDialer(t, dns)
-	for range 4 { // whichever comes first
+	for range 20 { // whichever comes first
 		s, err := d.Dial(within(t, patience), tcpBroker("mq.example:"+port), nil)
 		if err != nil {
 			t.Fatal(err)
@@ -275,7 +275,7 @@ type pipeConn struct{ net.Conn }
 
 func (pipeConn) CloseWrite() error { return nil }
 
-func TestDialRotates(t *testing.T) {
+func TestDialBeginsAnywhere(t *testing.T) {
 	dns := &fakeDNS{}
 	dns.set("mq.example", "192.0.2.1", "192.0.2.2", "192.0.2.3")
 	d := newDialer(t, dns)
@@ -286,17 +286,15 @@ func TestDialRotates(t *testing.T) {
 		there.Close()
 		return pipeConn{here}, nil
 	}
-	for range 30 {
+	for range 300 {
 		s, err := d.Dial(within(t, patience), tcpBroker("mq.example:1883"), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		s.Close()
 	}
-	for addr, n := range first {
-		if n != 10 {
-			t.Errorf("%v came first %d times of 30, want 10", addr, n)
-		}
+	if len(first) != 3 {
+		t.Errorf("%d addresses came first, want each of the 3 now and then: %v", len(first), first)
 	}
 }
 
@@ -384,7 +382,7 @@ func TestReasonOfSeveralAddresses(t *testing.T) {
 		d.connect = func(_ context.Context, addr netip.AddrPort) (net.Conn, error) {
 			return nil, &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", c.answers[addr.Addr().String()])}
 		}
-		for range 2 { // in both orders
+		for range 10 { // in both orders
 			_, err := d.Dial(within(t, patience), tcpBroker("mq.example:1883"), nil)
 			if Reason(err) != c.want || Refused(err) != (c.want == ReasonRefused) {
 				t.Errorf("%s: reason %s, refused %v, want %s: %v", c.name, Reason(err), Refused(err), c.want, err)
