@@ -59,6 +59,10 @@ const (
 	// take two cores less than that.
 	evictAfter = 3
 
+	// acceptDrain is how long a closing listener still accepts: clients whose connection stands, but waits in the kernel's queue,
+	// would else be reset.
+	acceptDrain = 20 * time.Millisecond
+
 	acceptPauseMin = 5 * time.Millisecond
 	acceptPauseMax = time.Second
 

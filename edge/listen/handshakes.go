@@ -35,7 +35,7 @@ func newHandshakes(limit int, patience time.Duration) *handshakes {
 
 // admit waits for a place. It returns false when ctx ends or stop is closed first.
 func (q *handshakes) admit(ctx context.Context, stop <-chan struct{}) bool {
-	for {
+	for ctx.Err() == nil && !closed(stop) {
 		wait, ok := q.room()
 		if ok {
 			return true
@@ -48,10 +48,8 @@ func (q *handshakes) admit(ctx context.Context, stop <-chan struct{}) bool {
 		case <-stop:
 		}
 		timer.Stop()
-		if ctx.Err() != nil || closed(stop) {
-			return false
-		}
 	}
+	return false
 }
 
 // room reports whether there is a place, having made one if it may; else how long until it may.

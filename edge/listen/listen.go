@@ -68,8 +68,10 @@ type Listener struct {
 
 	queue   *handshakes
 	closing chan struct{} // closed by Close: accept no more
-	once    sync.Once
 	done    chan struct{} // closed when the socket is gone
+
+	mu      sync.Mutex
+	serving bool // Serve has the TCP socket, and will close it
 }
 
 // Open binds cfg's address and loads its certificates. The error is one line that says what to do. No goroutine is started: clients
@@ -170,25 +172,42 @@ func (l *Listener) Serve(ctx context.Context, h Handler) error {
 	if l.quic != nil {
 		return l.serveQUIC(ctx, h)
 	}
+	if !l.begin() {
+		return nil
+	}
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	l.serve(ctx, l.tcp, h)
 	return nil
 }
 
-// Close stops accepting and returns at once. A UDP socket lives on until the last QUIC connection is closed: see Done.
+// begin tells Close to leave the socket to Serve; false: there was a Close before.
+func (l *Listener) begin() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.serving = true
+	return !closed(l.closing)
+}
+
+// Close stops accepting and returns at once. A TCP socket that is being served is closed as soon as what waits in the kernel's queue
+// has been accepted; a UDP socket lives on until the last QUIC connection is closed. See Done.
 func (l *Listener) Close() error {
-	var err error
-	l.once.Do(func() {
-		close(l.closing)
-		if l.quic != nil {
-			l.quic.release()
-			return
-		}
-		err = l.tcp.Close()
-		close(l.done)
-	})
-	return err
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if closed(l.closing) {
+		return nil
+	}
+	close(l.closing)
+	switch {
+	case l.quic != nil:
+		l.quic.release()
+		return nil
+	case l.serving:
+		return l.tcp.SetDeadline(time.Now().Add(acceptDrain))
+	default:
+		defer close(l.done)
+		return l.tcp.Close()
+	}
 }
 
 // Done is closed when the listener's socket is gone: after Close and, for QUIC, the end of every connection.

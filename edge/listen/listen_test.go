@@ -211,9 +211,12 @@ func TestClosingTheListenerLeavesConnectionsAlone(t *testing.T) {
 					te, ok := errors.AsType[*quic.TransportError](err)
 					return ok && te.ErrorCode == quic.ConnectionRefused
 				})
-			} else if c, err := net.Dial("tcp", l.Addr().String()); err == nil {
-				_ = c.Close()
-				t.Error("a new connection was accepted")
+			} else {
+				receive(t, l.Done(), "release of the socket")
+				if c, err := net.Dial("tcp", l.Addr().String()); err == nil {
+					_ = c.Close()
+					t.Error("a new connection was accepted")
+				}
 			}
 			echoed(t, c, []byte("after"))
 			select {
@@ -225,6 +228,44 @@ func TestClosingTheListenerLeavesConnectionsAlone(t *testing.T) {
 			receive(t, l.returned, "return of Serve")
 			receive(t, l.Done(), "release of the socket")
 		})
+	}
+}
+
+// Clients whose connection stands are served, although nobody has accepted them yet.
+func TestCloseServesTheKernelsQueue(t *testing.T) {
+	cfg := Config{Transport: WS, MaxHandshakes: 1}
+	l := start(t, cfg)
+	silent := dial(t, l.Addr()) // takes the only place
+	wait(t, "the place is taken", func() bool { return l.queue.length() == 1 })
+	var queued []net.Conn
+	for range 10 {
+		queued = append(queued, dial(t, l.Addr()))
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range queued {
+		upgradeRaw(t, c)
+		_ = c.Close()
+	}
+	_ = silent.Close()
+	receive(t, l.returned, "return of Serve")
+	if n := len(l.arrivals); n != len(queued) {
+		t.Errorf("%d were handed over", n)
+	}
+}
+
+func TestCloseWithoutServe(t *testing.T) {
+	l, err := Open(Config{Transport: TCP, Address: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, l.Done(), "release of the socket")
+	if err := l.Serve(t.Context(), nil); err != nil {
+		t.Errorf("Serve after Close: %v", err)
 	}
 }
 
@@ -262,11 +303,7 @@ func TestCancelCutsHandshakes(t *testing.T) {
 		t.Run(transport, func(t *testing.T) {
 			l := start(t, config(t, transport, ca))
 			c := dial(t, l.Addr())
-			wait(t, "the handshake has begun", func() bool {
-				l.queue.mu.Lock()
-				defer l.queue.mu.Unlock()
-				return l.queue.flying.Len() == 1
-			})
+			wait(t, "the handshake has begun", func() bool { return l.queue.length() == 1 })
 			l.cancel()
 			receive(t, l.returned, "return of Serve")
 			ended(t, c)
@@ -376,6 +413,7 @@ func TestAcceptErrorsPass(t *testing.T) {
 	}
 	s.Listener = l
 	s.run(t, echo, func(ctx context.Context, h Handler) {
+		l.begin()
 		defer context.AfterFunc(ctx, func() { _ = l.Close() })()
 		l.serve(ctx, &flaky{l.tcp, 3}, h)
 	})

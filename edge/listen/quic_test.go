@@ -199,6 +199,7 @@ func TestQUICMutualTLSAndResumption(t *testing.T) {
 func TestQUICBoundsHandshakes(t *testing.T) {
 	ca := newAuthority(t)
 	cfg := config(t, QUIC, ca)
+	cfg.HandshakeTimeout = 3 * time.Second
 	cfg.MaxHandshakes = 1 // above 1/8 of it clients prove their address first, so this is Retry at work too
 	l := start(t, cfg)
 	for range 3 {
@@ -207,12 +208,7 @@ func TestQUICBoundsHandshakes(t *testing.T) {
 	}
 	// A place that is taken for good.
 	first, _ := quicDial(t, l, ca.client())
-	wait(t, "it waits for its stream", func() bool {
-		l.queue.mu.Lock()
-		defer l.queue.mu.Unlock()
-		return l.queue.flying.Len() == 1
-	})
-	l.queue.patience = 0
+	wait(t, "it waits for its stream", func() bool { return l.queue.length() == 1 })
 	second, _ := quicDial(t, l, ca.client())
 	_ = second
 	echoed(t, openStream(t, second), []byte("the newcomer gets the place"))

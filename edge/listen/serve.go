@@ -13,45 +13,51 @@ import (
 	"github.com/limpet-mesh/limpet/edge/relay"
 )
 
-// serve accepts from ln, one goroutine per connection, and waits for all of them.
+// serve accepts from ln, one goroutine per connection, closes it, and waits for all of them.
 func (l *Listener) serve(ctx context.Context, ln net.Listener, h Handler) {
 	var conns sync.WaitGroup
 	defer conns.Wait()
-	pause := acceptPauseMin
-	for l.queue.admit(ctx, l.closing) {
+	defer close(l.done)
+	defer func() { _ = ln.Close() }()
+
+	accept := func() error {
 		conn, err := ln.Accept()
 		if err != nil {
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
+			return err
+		}
+		accepted := time.Now()
+		place := l.queue.enter(accepted, func() { _ = conn.Close() })
+		conns.Go(func() { l.welcome(ctx, conn, accepted, place, h) })
+		return nil
+	}
+	pause := acceptPauseMin
+	for l.queue.admit(ctx, l.closing) {
+		switch err := accept(); {
+		case err == nil:
+			pause = acceptPauseMin
+		case closed(l.closing):
+		default:
 			// Out of descriptors or memory, or a connection that was reset in the queue: all of it passes.
 			if l.cfg.OnAcceptError != nil {
 				l.cfg.OnAcceptError(err)
 			}
-			if !l.sleep(ctx, pause) {
-				return
-			}
+			l.sleep(ctx, pause)
 			pause = min(2*pause, acceptPauseMax)
-			continue
 		}
-		pause = acceptPauseMin
-		accepted := time.Now()
-		place := l.queue.enter(accepted, func() { _ = conn.Close() })
-		conns.Go(func() { l.welcome(ctx, conn, accepted, place, h) })
+	}
+	for ctx.Err() == nil && accept() == nil { // until Close's deadline
 	}
 }
 
-// sleep returns false when the listener was closed before d had passed.
-func (l *Listener) sleep(ctx context.Context, d time.Duration) bool {
+// sleep lasts d, or until the listener is closed.
+func (l *Listener) sleep(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return true
 	case <-ctx.Done():
 	case <-l.closing:
 	}
-	return false
 }
 
 // welcome takes one connection from accept to hand-over.

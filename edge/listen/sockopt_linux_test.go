@@ -1,0 +1,64 @@
+package listen
+
+import (
+	"syscall"
+	"testing"
+)
+
+// A driver that accepts by itself finds the options set on every connection.
+func TestConnectionsInheritOptions(t *testing.T) {
+	for _, host := range []string{"127.0.0.1:0", "[::1]:0"} {
+		l, err := Open(Config{Transport: TCP, Address: host})
+		if err != nil {
+			t.Fatal(err)
+		}
+		dial(t, l.Addr())
+		rc, err := l.RawTCP().SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		fd := -1
+		wait(t, "the connection is there to be accepted", func() bool {
+			var acceptErr error
+			if err := rc.Control(func(s uintptr) { fd, _, acceptErr = syscall.Accept4(int(s), syscall.SOCK_CLOEXEC) }); err != nil {
+				t.Fatal(err)
+			}
+			return acceptErr == nil
+		})
+		for name, o := range map[string]struct{ level, name, want int }{
+			"TCP_NODELAY":      {syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1},
+			"SO_KEEPALIVE":     {syscall.SOL_SOCKET, syscall.SO_KEEPALIVE, 1},
+			"TCP_KEEPIDLE":     {syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE, 120},
+			"TCP_KEEPINTVL":    {syscall.IPPROTO_TCP, syscall.TCP_KEEPINTVL, 15},
+			"TCP_KEEPCNT":      {syscall.IPPROTO_TCP, syscall.TCP_KEEPCNT, 4},
+			"TCP_USER_TIMEOUT": {syscall.IPPROTO_TCP, tcpUserTimeout, 180_000},
+			"SO_PROTOCOL":      {syscall.SOL_SOCKET, 38, syscall.IPPROTO_TCP}, // not MPTCP
+		} {
+			if got, err := syscall.GetsockoptInt(fd, o.level, o.name); err != nil || got != o.want && (o.want != 1 || got == 0) {
+				t.Errorf("%s: %s = %d, %v; want %d", host, name, got, err, o.want)
+			}
+		}
+		_ = syscall.Close(fd)
+		_ = l.Close()
+	}
+}
+
+// The same by way of Serve, whose accept must not undo them.
+func TestServeKeepsOptions(t *testing.T) {
+	l := start(t, Config{Transport: TCP})
+	c := dial(t, l.Addr())
+	echoed(t, c, []byte("x"))
+	rc, err := l.arrival(t).stream.(syscall.Conn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = rc.Control(func(fd uintptr) {
+		if v, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_KEEPALIVE); v == 0 || err != nil {
+			t.Errorf("SO_KEEPALIVE = %d, %v", v, err)
+		}
+		if v, err := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE); v != 120 || err != nil {
+			t.Errorf("TCP_KEEPIDLE = %d, %v", v, err)
+		}
+	})
+	_ = c.Close()
+}
