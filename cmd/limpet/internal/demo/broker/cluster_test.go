@@ -361,8 +361,10 @@ func TestWillsKeepPropertiesAndDelay(t *testing.T) {
 		c.expectHead(0x20)
 		c.write(packet(0xe0, "\x04")) // disconnect with will
 		eventually(t, func() string {
-			if status := brokers[0].Sessions(); len(status) != 1 || status[0].Connected {
-				return fmt.Sprintf("%+v", status)
+			brokers[0].mu.Lock()
+			defer brokers[0].mu.Unlock()
+			if w, ok := brokers[0].wills["c"]; !ok || string(w.message.payload) != payload {
+				return fmt.Sprintf("will %q does not wait: %v", payload, brokers[0].wills)
 			}
 			return ""
 		})

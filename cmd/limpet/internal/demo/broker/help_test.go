@@ -254,7 +254,12 @@ type rawClient struct {
 
 func dialRaw(t *testing.T, b *Broker) *rawClient {
 	t.Helper()
-	conn, err := net.Dial("tcp", b.Addr().String())
+	return dialAddress(t, b.Addr().String())
+}
+
+func dialAddress(t *testing.T, address string) *rawClient {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}

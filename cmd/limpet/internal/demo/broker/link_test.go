@@ -98,17 +98,17 @@ func (p *fakePeer) hello(incarnation uint64) (last uint64) {
 	return w.last
 }
 
-func (p *fakePeer) acked() uint64 {
+// acked reads until the broker has acknowledged this number, which must be the highest.
+func (p *fakePeer) acked(want uint64) {
 	p.t.Helper()
 	p.send(framePing)
-	for {
+	for seq := uint64(0); seq != want; {
 		kind, body, err := readFrame(p.r, maxFrame)
-		if err != nil {
-			p.t.Fatal(err)
+		if err == nil && kind == frameAck {
+			seq, _, err = decodeSequence(body)
 		}
-		if kind == frameAck {
-			seq, _, _ := decodeSequence(body)
-			return seq
+		if err != nil || seq > want {
+			p.t.Fatalf("%d acknowledged, want %d (%v)", seq, want, err)
 		}
 	}
 }
@@ -128,24 +128,20 @@ func TestReceiverRemembersItsPeers(t *testing.T) {
 	publish(2, "b")
 	publish(2, "twice")
 	publish(5, "c") // 3 and 4 were dropped
-	if seq := peer.acked(); seq != 5 {
-		t.Errorf("%d acknowledged", seq)
-	}
+	peer.acked(5)
 	if last := peer.hello(1); last != 5 {
 		t.Errorf("%d remembered", last)
 	}
 	publish(5, "thrice")
 	publish(6, "d")
-	peer.acked()
+	peer.acked(6)
 	if last := peer.hello(2); last != 0 { // restarted
 		t.Errorf("%d remembered of a new incarnation", last)
 	}
 	publish(1, "e")
 	peer.send(frameMessage, uint64Bytes(2), (&message{topic: "$SYS/forged"}).encode(nil)) // skipped, and acknowledged: again it would be no better
 	publish(3, "f")
-	if seq := peer.acked(); seq != 3 {
-		t.Errorf("%d acknowledged", seq)
-	}
+	peer.acked(3)
 	s.receives("t a", "t b", "t c", "t d", "t e", "t f")
 }
 
@@ -253,14 +249,10 @@ func TestKilledAfterPuback(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		conn, err := net.Dial("tcp", strings.TrimSpace(address))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		p := &rawClient{t, conn}
+		address = strings.TrimSpace(address)
+		waitForLink(t, address)
+		p := dialAddress(t, address)
 		p.connect("p", cleanFlag)
-		waitForLink(t, p)
 		p.write(packet(0x32, str("t"), id(1), "last words"))
 		p.expect(packet(0x40, id(1)))
 		if err := cmd.Process.Kill(); err != nil {
@@ -272,9 +264,11 @@ func TestKilledAfterPuback(t *testing.T) {
 	}
 }
 
-// waitForLink reads the broker's status until its link is up.
-func waitForLink(t *testing.T, p *rawClient) {
+// waitForLink reads a broker's status until its link is up.
+func waitForLink(t *testing.T, address string) {
 	t.Helper()
+	p := dialAddress(t, address)
+	p.connect("status", cleanFlag)
 	p.subscribe(1, "$SYS/broker/peers/b2", 0)
 	for {
 		head, body, err := p.read()
