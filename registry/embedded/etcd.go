@@ -21,8 +21,8 @@ import (
 
 // How the store is kept, all in one place.
 const (
-	// quota is above what 10 million affinities need (133 bytes each, and as much again for history and free pages).
-	quota = 4 << 30
+	// defaultQuota is above what 10 million affinities need (133 bytes each, and as much again for history and free pages).
+	defaultQuota = 4 << 30
 	// retention is how much history is kept, and so how long an edge may be away without listing anew. A listing is
 	// cheap (3 s a million); history at full rate is not (4 MB/s).
 	retention = "5m"
@@ -39,6 +39,7 @@ type EtcdConfig struct {
 	ClientAddr string    // host:port for clients; "" = 127.0.0.1:2379; port 0 = any free
 	PeerAddr   string    // host:port for other nodes; "" = 127.0.0.1, any free port
 	TLS        ServerTLS // for clients
+	Quota      int64     // bytes, at which it takes no more writes; 0 = 4 GiB
 	NoSync     bool      // never wait for the disk: a crash of the machine may lose everything; for tests
 	Logger     zerolog.Logger
 }
@@ -94,7 +95,10 @@ func startEtcd(cfg EtcdConfig) (*Etcd, error) {
 	c.InitialCluster = c.InitialClusterFromName(c.Name)
 	c.ClientTLSInfo.CertFile, c.ClientTLSInfo.KeyFile = cfg.TLS.Cert, cfg.TLS.Key
 	c.ClientTLSInfo.TrustedCAFile, c.ClientTLSInfo.ClientCertAuth = cfg.TLS.ClientCA, cfg.TLS.ClientCA != ""
-	c.QuotaBackendBytes = quota
+	c.QuotaBackendBytes = cfg.Quota
+	if cfg.Quota <= 0 {
+		c.QuotaBackendBytes = defaultQuota
+	}
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, retention
 	c.MaxTxnOps = maxTxnOps
 	c.EnableGRPCGateway = false

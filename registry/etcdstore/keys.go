@@ -122,43 +122,43 @@ func hidden(key string) string {
 	return ""
 }
 
-// unescape reads what escape wrote, and nothing else. A hashed key is ok, but not known.
-func unescape(e []byte) (key string, hashed, ok bool) {
+// unescape reads what escape wrote, and nothing else. Of a hashed key it returns what escape wrote.
+func unescape(e []byte) (key, hash string, ok bool) {
 	if len(e) > 0 && e[0] == hashMark {
-		return "", true, isHash(e[1:])
+		return "", string(e), isHash(e[1:])
 	}
 	if len(e) > maxEscapedLen {
-		return "", false, false
+		return "", "", false
 	}
 	if bytes.IndexByte(e, '%') < 0 {
 		for _, c := range e {
 			if !plain(c) {
-				return "", false, false
+				return "", "", false
 			}
 		}
-		return string(e), false, true
+		return string(e), "", true
 	}
 	b := make([]byte, 0, len(e))
 	for i := 0; i < len(e); i++ {
 		c := e[i]
 		if c != '%' {
 			if !plain(c) {
-				return "", false, false
+				return "", "", false
 			}
 			b = append(b, c)
 			continue
 		}
 		if i+2 >= len(e) {
-			return "", false, false
+			return "", "", false
 		}
 		hi, lo := strings.IndexByte(upperHex, e[i+1]), strings.IndexByte(upperHex, e[i+2])
 		if c = byte(hi<<4 | lo); hi < 0 || lo < 0 || plain(c) {
-			return "", false, false
+			return "", "", false
 		}
 		b = append(b, c)
 		i += 2
 	}
-	return string(b), false, true
+	return string(b), "", true
 }
 
 // isHash reports whether b is a SHA-256 in lower-case hex.
@@ -177,7 +177,7 @@ type place struct {
 	schema bool
 	pool   string // of affinities, pins, admin states and verdicts
 	name   string // pool, broker, edge or key
-	hashed bool   // name is only in the value
+	hash   string // of a key that only the value tells, as escape writes it; else ""
 }
 
 // parse reads a key of the mesh. It is not ok if no limpet wrote it. names shares the names that many keys have.
@@ -211,7 +211,7 @@ func (k keyspace) parse(key []byte, names *wire.Decoder) (p place, ok bool) {
 		}
 		p, e, ok := two(kind)
 		if ok {
-			p.name, p.hashed, ok = unescape(e)
+			p.name, p.hash, ok = unescape(e)
 		}
 		return p, ok
 	case adminDir, verdictDir:

@@ -36,8 +36,8 @@ func TestEscape(t *testing.T) {
 
 func TestUnescapeTakesOnlyWhatEscapeWrites(t *testing.T) {
 	for _, e := range []string{"a/b", "%2f", "%", "%2", "%zz", "%41", "a b", "~", "~ab", "~" + strings.Repeat("A", 64), strings.Repeat("a", 129), "é"} {
-		if key, hashed, ok := unescape([]byte(e)); ok {
-			t.Errorf("unescape(%q) = %q, hashed %v", e, key, hashed)
+		if key, hash, ok := unescape([]byte(e)); ok {
+			t.Errorf("unescape(%q) = %q, hash %q", e, key, hash)
 		}
 	}
 }
@@ -59,7 +59,7 @@ func TestParse(t *testing.T) {
 		{k.health("e1"), place{kind: registry.KindHealth, name: "e1"}},
 		{k.affinity("p", "a/b"), place{kind: registry.KindAffinity, pool: "p", name: "a/b"}},
 		{k.affinity("p", ""), place{kind: registry.KindAffinity, pool: "p"}},
-		{k.affinity("p", long), place{kind: registry.KindAffinity, pool: "p", hashed: true}},
+		{k.affinity("p", long), place{kind: registry.KindAffinity, pool: "p", hash: escape(long)}},
 		{k.pin("p", "\x00"), place{kind: registry.KindPin, pool: "p", name: "\x00"}},
 		{"/limpet/m/secrets/tickets/1", place{}},
 		{"/limpet/m/jobs/7", place{}},
@@ -110,11 +110,11 @@ func FuzzKeys(f *testing.F) {
 		if !ok || p.kind != registry.KindAffinity || p.pool != "p" {
 			t.Fatalf("%q is at %q, which reads %+v, %v", a, ka, p, ok)
 		}
-		if p.hashed != (hidden(a) != "") || !p.hashed && p.name != a {
+		if (p.hash != "") != (hidden(a) != "") || p.hash == "" && p.name != a {
 			t.Fatalf("%q is at %q, which reads %+v", a, ka, p)
 		}
 		// And the other way: whatever is read as a key is written so.
-		if p, ok := k.parse([]byte("/limpet/m/pins/p/"+a), &d); ok && !p.hashed && k.pin("p", p.name) != "/limpet/m/pins/p/"+a {
+		if p, ok := k.parse([]byte("/limpet/m/pins/p/"+a), &d); ok && p.hash == "" && k.pin("p", p.name) != "/limpet/m/pins/p/"+a {
 			t.Fatalf("%q reads %q, which is written %q", a, p.name, k.pin("p", p.name))
 		}
 	})

@@ -70,8 +70,8 @@ func (r *reader) followed(ctx context.Context, events []*clientv3.Event) ([]regi
 			}
 			c = p.change(ev.Kv.ModRevision)
 			c.Deleted = true
-			if p.hashed {
-				nameless = append(nameless, ended{key: string(ev.Kv.Key), index: len(changes)})
+			if p.hash != "" {
+				nameless = append(nameless, ended{key: string(ev.Kv.Key), place: p, index: len(changes)})
 			}
 		}
 		changes = append(changes, c)
@@ -82,6 +82,7 @@ func (r *reader) followed(ctx context.Context, events []*clientv3.Event) ([]regi
 // ended is a deletion whose key shows only a hash.
 type ended struct {
 	key   string
+	place place
 	index int // among the changes
 }
 
@@ -109,9 +110,9 @@ func (r *reader) named(ctx context.Context, changes []registry.Change, nameless 
 		}
 		for i, e := range part {
 			c := &changes[e.index]
-			former := registry.Change{Kind: c.Kind, PoolName: c.PoolName}
+			former := e.place.change(0)
 			kvs := res.Responses[i].GetResponseRange().Kvs
-			if len(kvs) == 0 || !r.value(&former, place{kind: c.Kind, pool: c.PoolName, hashed: true}, kvs[0].Value) {
+			if len(kvs) == 0 || !r.value(&former, e.place, kvs[0].Value) {
 				unnamed[e.index] = true // there was nothing that anybody knows of
 				continue
 			}
@@ -167,10 +168,9 @@ func (r *reader) value(c *registry.Change, p place, v []byte) bool {
 	if err != nil {
 		return false
 	}
-	if p.hashed {
-		// The key holds the hash of what the value says is the key, or else the value is no limpet's.
+	if p.hash != "" {
 		c.Name = raw
-		return raw != "" && hidden(raw) != ""
+		return escape(raw) == p.hash
 	}
 	return raw == ""
 }

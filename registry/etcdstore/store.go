@@ -100,7 +100,9 @@ type Store struct {
 	cluster atomic.Uint64 // ID of the cluster that was last listed; 0: none was
 	written atomic.Bool   // the schema is there, and we may write
 	ignored atomic.Uint64
-	pageAll bool // list in pages also where etcd could stream; set before use
+
+	pageSize int64 // and noStream, for an etcd that cannot stream its listings: set before use
+	noStream bool
 
 	mu     sync.Mutex
 	closed bool                          // guarded by mu, as is the next
@@ -143,7 +145,7 @@ func Open(cfg Config) (*Store, error) {
 	}
 	s := &Store{
 		cfg: cfg, tls: tlsConfig, keys: newKeyspace(cfg.Mesh), log: cfg.Logger.With().Str("store", "etcd").Logger(),
-		dialing: make(chan struct{}, 1), lives: make(map[string][]clientv3.LeaseID),
+		dialing: make(chan struct{}, 1), lives: make(map[string][]clientv3.LeaseID), pageSize: pageSize,
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.leases.grant, s.leases.granting = s.grant, make(chan struct{}, 1)

@@ -175,25 +175,18 @@ func within(t testing.TB) context.Context {
 }
 
 func TestStore(t *testing.T) {
-	registrytest.TestStore(t, func(*testing.T) registrytest.Fixture { return fixture(newMesh(), false) })
-}
-
-// Where etcd cannot stream, the same holds.
-func TestListingInPages(t *testing.T) {
-	registrytest.TestStore(t, func(*testing.T) registrytest.Fixture { return fixture(newMesh(), true) })
-}
-
-func fixture(mesh string, pages bool) registrytest.Fixture {
-	return registrytest.Fixture{
-		Open: func(t *testing.T) registry.Store {
-			s, err := Open(Config{Endpoints: []string{shared.url()}, Mesh: mesh})
-			if err != nil {
-				t.Fatal(err)
-			}
-			s.pageAll = pages
-			return s
-		},
-		MinLease: 2 * time.Second,
-		Stop:     shared.Stop, Start: shared.Start, Compact: shared.Compact,
-	}
+	registrytest.TestStore(t, func(*testing.T) registrytest.Fixture {
+		mesh := newMesh()
+		return registrytest.Fixture{
+			Open: func(t *testing.T) registry.Store {
+				s, err := Open(Config{Endpoints: []string{shared.url()}, Mesh: mesh})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return s
+			},
+			MinLease: 2 * time.Second,
+			Stop:     shared.Stop, Start: shared.Start, Compact: shared.Compact,
+		}
+	})
 }

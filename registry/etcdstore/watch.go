@@ -28,7 +28,7 @@ const (
 	answerTimeout = 10 * time.Second
 	// headTimeout bounds the question where the store is, with which every watch begins.
 	headTimeout = 3 * time.Second
-	pageSize    = 10_000
+	pageSize    = 10_000 // keys, of a listing that is not streamed
 )
 
 // Watch brings a reader to the present and keeps it there; see registry.Store. It begins by asking the cluster (not one member)
@@ -103,7 +103,7 @@ func watchFailure(doing string, err error) error {
 
 // list tells all there is at a revision.
 func (s *Store) list(ctx context.Context, r *reader, revision int64, fn func(registry.Batch) error) error {
-	if !s.pageAll {
+	if !s.noStream {
 		err := s.stream(ctx, r, revision, fn)
 		if code(err) != codes.Unimplemented {
 			return err
@@ -161,7 +161,7 @@ func listFailure(ctx context.Context, err error) error {
 // pages lists page by page. A page too large for one answer is asked for in halves.
 func (s *Store) pages(ctx context.Context, r *reader, revision int64, fn func(registry.Batch) error) error {
 	key, end := string(s.keys), clientv3.GetPrefixRangeEnd(string(s.keys))
-	for limit := int64(pageSize); ; {
+	for limit := s.pageSize; ; {
 		ask, cancel := context.WithTimeout(ctx, answerTimeout)
 		page, err := r.cli.Get(ask, key, clientv3.WithRange(end), clientv3.WithRev(revision), clientv3.WithLimit(limit))
 		cancel()
