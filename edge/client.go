@@ -276,8 +276,12 @@ func (c *client) Closed(sum relay.Summary) {
 	s := c.srv
 	s.live.Add(-1)
 	s.conf.Metrics.closed(sum)
-	if sum.Reason == relay.ReasonConnackTimeout && s.conf.Doubt != nil {
-		s.conf.Doubt(at, errNoConnack)
+	switch sum.Reason {
+	case relay.ReasonBrokerClosed, relay.ReasonConnackTimeout, relay.ReasonBrokerProtocol:
+		// It proves nothing, since strangers can provoke it, but is reason to look.
+		if s.conf.Doubt != nil && at.Broker != "" {
+			s.conf.Doubt(at, nil)
+		}
 	}
 	c.log(sum, at, why)
 }

@@ -57,7 +57,7 @@ type Config struct {
 	Dialer    *upstream.Dialer
 	Log       zerolog.Logger
 	Metrics   *Metrics
-	// Doubt is told of every failed dial. It must not block.
+	// Doubt is told of every failed dial, with its error, and with nil of sessions that a broker ended or did not answer. It must not block.
 	Doubt func(ref registry.BrokerRef, err error)
 	// Loops is the number of epoll loops for plain TCP; 0 = 1. Where there is no epoll it is ignored.
 	Loops int
@@ -77,6 +77,7 @@ type Server struct {
 	conf  Config
 	log   zerolog.Logger
 	table *Table
+	state atomic.Pointer[registry.State]
 	view  atomic.Pointer[router.View]
 	loops []*relay.Loop
 
@@ -96,6 +97,7 @@ type Server struct {
 func New(conf Config) (*Server, error) {
 	s := &Server{conf: conf, log: conf.Log, table: newTable()}
 	s.ctx, s.stop = context.WithCancel(context.Background())
+	s.state.Store(conf.Cache.State())
 	s.view.Store(router.NewView(conf.Cache.State()))
 	if relay.Supported {
 		for range max(conf.Loops, 1) {
@@ -228,12 +230,24 @@ func (s *Server) Draining() bool { return s.draining.Load() }
 // Live is the number of sessions, from accept to close.
 func (s *Server) Live() int { return int(s.live.Load()) }
 
-// View is what the server routes by.
-func (s *Server) View() *router.View { return s.view.Load() }
+// State is what the server routes by.
+func (s *Server) State() *registry.State { return s.state.Load() }
+
+// Addresses are where the listeners are reached, by name.
+func (s *Server) Addresses() map[string]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := make(map[string]string, len(s.listeners))
+	for _, ln := range s.listeners {
+		at[ln.open.Config().Name] = ln.open.Addr().String()
+	}
+	return at
+}
 
 // SetState makes the server route by st. Clients of brokers that may serve no longer are closed. It is called by one goroutine at a time.
 func (s *Server) SetState(st *registry.State) {
 	v := router.NewView(st)
+	s.state.Store(st)
 	s.view.Store(v)
 	// Who registers from now on sees the new view after it has registered (client.place): nobody slips through.
 	s.table.each(func(c *client) {

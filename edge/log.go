@@ -1,7 +1,6 @@
 package edge
 
 import (
-	"errors"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -10,8 +9,6 @@ import (
 	"github.com/limpet-mesh/limpet/registry"
 	"github.com/limpet-mesh/limpet/router"
 )
-
-var errNoConnack = errors.New("edge: no CONNACK in time")
 
 // log writes the session's one line.
 func (c *client) log(sum relay.Summary, at registry.BrokerRef, why router.Why) {

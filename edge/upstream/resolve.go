@@ -247,7 +247,7 @@ func (r *Resolver) stir() {
 	}
 }
 
-// Run looks names up until ctx ends, waits for the look-ups in flight, and returns ctx's error. It may be called once.
+// Run looks names up until ctx ends, waits for the look-ups in flight, and returns nil. It may be called once.
 func (r *Resolver) Run(ctx context.Context) error {
 	defer close(r.stopped)
 	var flights sync.WaitGroup
@@ -257,7 +257,7 @@ func (r *Resolver) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil
 		case <-timer.C:
 		case <-r.wake:
 		}

@@ -91,6 +91,7 @@ connection is carried to the broker that holds its session.`,
 		applyCommand(),
 		checkCommand(),
 		demoBrokerCommand(),
+		edgeCommand(),
 		storeCommand(),
 		versionCommand(),
 	)

@@ -1,0 +1,52 @@
+package cli
+
+import (
+	"io"
+	"os"
+
+	"github.com/mattn/go-isatty"
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+
+	"github.com/limpet-mesh/limpet/cmd/limpet/internal/node"
+	"github.com/limpet-mesh/limpet/edge/config"
+)
+
+func edgeCommand() *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "edge -c FILE",
+		Short: "Run an edge: accept clients and bring them home",
+		Long: `Edge accepts MQTT clients on the listeners of its configuration and relays
+each to the broker that its key belongs to. It starts without its store if it
+must, says that it is degraded, and heals. SIGINT or SIGTERM stops accepting,
+lets the sessions go within shutdown.grace, and ends with 0.`,
+		Example: "  limpet edge -c edge.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if file == "" {
+				return usagef(cmd, "-c: expected a configuration file")
+			}
+			conf, err := config.LoadEdge(file)
+			if err != nil {
+				return err
+			}
+			return node.Run(cmd.Context(), conf, currentVersion().Version, logger(conf.Log, cmd.ErrOrStderr()), nil)
+		},
+	}
+	cmd.Flags().StringVarP(&file, "config", "c", "", "configuration file")
+	return cmd
+}
+
+// logger writes as the configuration says.
+func logger(c config.Log, w io.Writer) zerolog.Logger {
+	if c.Format == "console" {
+		f, ok := w.(*os.File)
+		w = zerolog.ConsoleWriter{Out: w, NoColor: !ok || !isatty.IsTerminal(f.Fd())}
+	}
+	level, err := zerolog.ParseLevel(c.Level)
+	if err != nil || c.Level == "" {
+		level = zerolog.InfoLevel
+	}
+	return zerolog.New(w).Level(level).With().Timestamp().Logger()
+}

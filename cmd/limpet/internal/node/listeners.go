@@ -1,0 +1,30 @@
+package node
+
+import (
+	"github.com/limpet-mesh/limpet/edge"
+	"github.com/limpet-mesh/limpet/edge/config"
+	"github.com/limpet-mesh/limpet/edge/listen"
+	"github.com/limpet-mesh/limpet/edge/relay"
+)
+
+// listener turns a configured listener into the server's.
+func listener(l *config.Listener, limits *config.Limits) edge.Listener {
+	out := edge.Listener{
+		Pool: l.Pool,
+		Config: listen.Config{
+			Name: l.Name, Transport: string(l.Type), Address: l.Address, ProxyFrom: l.ProxyProtocol.From,
+			HandshakeTimeout: limits.ConnectTimeout, MaxHandshakes: limits.Handshakes,
+		},
+		Limits: relay.Limits{ConnectSize: limits.ConnectSize, ConnectTimeout: limits.ConnectTimeout},
+	}
+	if l.WebSocket != nil {
+		out.WebSocket = listen.WebSocket{Path: l.WebSocket.Path, Origins: l.WebSocket.Origins}
+	}
+	if t := l.TLS; t != nil {
+		out.TLS = &listen.TLSConfig{MinVersion: t.MinVersion, ClientCAs: t.ClientCA, ClientAuth: listen.ClientAuth(t.ClientAuth)}
+		for _, c := range t.Certificates {
+			out.TLS.Certificates = append(out.TLS.Certificates, listen.KeyPair{Cert: c.Cert, Key: c.Key})
+		}
+	}
+	return out
+}

@@ -1,0 +1,149 @@
+package node
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/limpet-mesh/limpet/edge/admin"
+	"github.com/limpet-mesh/limpet/registry"
+)
+
+// readiness is what /readyz tells. A store or a bus that is away only degrades an edge: it goes on with what it knows.
+func (n *Node) readiness() []admin.Check {
+	cs := n.cache.Status()
+	st := n.server.State()
+	checks := []admin.Check{n.readyPools(st), n.readyStore(cs), n.readyBus()}
+
+	as := n.agent.Status()
+	mesh := admin.Check{Name: "mesh", Detail: fmt.Sprintf("edges=%d leader=%s registered=%v", len(st.Edges), st.Leader, as.Registered)}
+	if !as.Registered {
+		mesh.State = admin.Degraded
+	}
+	checks = append(checks, mesh)
+
+	ws := n.committer.Stats()
+	commits := admin.Check{Name: "commits", Detail: fmt.Sprintf("pending=%d", ws.Queued+ws.InFlight)}
+	checks = append(checks, commits)
+	for _, b := range as.Brokers {
+		c := admin.Check{Name: "broker", Detail: fmt.Sprintf("%s/%s verdict=%s since=%s", b.Ref.Pool, b.Ref.Broker, stateOf(b.Verdict), b.Verdict.Since.Format(time.RFC3339))}
+		if b.Verdict.Since.IsZero() {
+			c.Detail = fmt.Sprintf("%s/%s verdict=%s", b.Ref.Pool, b.Ref.Broker, stateOf(b.Verdict))
+		}
+		if b.Verdict.Reason != "" {
+			c.Detail += " reason=" + b.Verdict.Reason
+		}
+		if b.Judged && !b.Report.Up {
+			c.Detail += " here=down: " + b.Report.Reason
+		}
+		if s := stateOf(b.Verdict); s != registry.BrokerUp {
+			c.State = admin.Degraded
+		}
+		checks = append(checks, c)
+	}
+	return checks
+}
+
+func stateOf(v registry.Verdict) registry.BrokerState {
+	if v.State == "" {
+		return registry.BrokerUp
+	}
+	return v.State
+}
+
+func (n *Node) readyPools(st *registry.State) admin.Check {
+	c := admin.Check{Name: "pools", Detail: fmt.Sprintf("pools=%d sessions=%d", len(st.Pools), n.server.Live())}
+	switch {
+	case n.server.Draining():
+		c.State, c.Detail = admin.Failed, "this edge leaves"
+	case len(st.Pools) == 0:
+		c.State, c.Detail = admin.Failed, "no pool is known: the store was never reached, or `limpet apply` has not been called"
+	default:
+		for _, l := range n.conf.Listeners {
+			if st.Pools[l.Pool] == nil {
+				c.State, c.Detail = admin.Degraded, fmt.Sprintf("listener %s: pool %s is not configured", l.Name, l.Pool)
+			}
+		}
+	}
+	return c
+}
+
+func (n *Node) readyStore(cs registry.CacheStatus) admin.Check {
+	c := admin.Check{Name: "store", Detail: fmt.Sprintf("revision=%d source=%s age=%s affinities=%d provisional=%d",
+		cs.Revision, cs.Source, cs.Age.Round(time.Millisecond), cs.Entries, cs.Provisional)}
+	if n.conf.Store.None {
+		c.Detail = "none"
+		return c
+	}
+	if !cs.Current {
+		c.State = admin.Degraded
+	}
+	if cs.Error != "" {
+		c.Detail += " error=" + cs.Error
+	}
+	return c
+}
+
+func (n *Node) readyBus() admin.Check {
+	c := admin.Check{Name: "bus", Detail: "connected"}
+	switch {
+	case n.bus == nil:
+		c.Detail = "none"
+	case !n.bus.Connected():
+		c.State, c.Detail = admin.Degraded, "not connected"
+	}
+	return c
+}
+
+// registerMetrics registers what is read from the parts when it is asked for.
+func registerMetrics(n *Node) {
+	gauge := func(name, help string, labels prometheus.Labels, fn func() float64) {
+		n.metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "limpet_" + name, Help: help, ConstLabels: labels}, fn))
+	}
+	truth := func(b bool) float64 {
+		if b {
+			return 1
+		}
+		return 0
+	}
+	gauge("cache_revision", "The store's revision that the watch has reached.", nil, func() float64 { return float64(n.cache.Status().Revision) })
+	gauge("cache_current", "1 while a key that is missing from the cache is new for sure.", nil, func() float64 { return truth(n.cache.Current()) })
+	gauge("cache_age_seconds", "Time since the watch's last word; -1 before the first.", nil, func() float64 {
+		if age := n.cache.Status().Age; age >= 0 {
+			return age.Seconds()
+		}
+		return -1
+	})
+	gauge("cache_affinities", "Affinities kept.", nil, func() float64 { return float64(n.cache.Status().Entries) })
+	gauge("cache_provisional", "Affinities known by notice only.", nil, func() float64 { return float64(n.cache.Status().Provisional) })
+	gauge("commits_pending", "Affinity writes that wait or are under way.", nil, func() float64 {
+		s := n.committer.Stats()
+		return float64(s.Queued + s.InFlight)
+	})
+	gauge("bus_connected", "1 while NATS is in reach.", nil, func() float64 { return truth(n.bus != nil && n.bus.Connected()) })
+	gauge("leader", "1 while this edge leads the mesh.", nil, func() float64 { return truth(n.agent.Status().Leader) })
+	n.metrics.MustRegister(brokerCollector{n})
+}
+
+// brokerCollector shows the brokers that are configured now.
+type brokerCollector struct{ n *Node }
+
+var brokerUp = prometheus.NewDesc("limpet_broker_up", "1 while the verdict on a broker is up.", []string{"pool", "broker"}, nil)
+
+// Describe implements prometheus.Collector.
+func (brokerCollector) Describe(ch chan<- *prometheus.Desc) { ch <- brokerUp }
+
+// Collect implements prometheus.Collector.
+func (b brokerCollector) Collect(ch chan<- prometheus.Metric) {
+	st := b.n.server.State()
+	for _, p := range st.Pools {
+		for i := range p.Brokers {
+			up := 0.0
+			if stateOf(st.Verdicts[registry.BrokerRef{Pool: p.Name, Broker: p.Brokers[i].ID}]) == registry.BrokerUp {
+				up = 1
+			}
+			ch <- prometheus.MustNewConstMetric(brokerUp, prometheus.GaugeValue, up, p.Name, p.Brokers[i].ID)
+		}
+	}
+}
