@@ -36,7 +36,8 @@
 //
 // mochi parses, answers, watches the keep-alive and indexes subscriptions. Delivery is this package's (session), and
 // so is the peace between connections of one client ID (Broker.enter): with mochi 2.7.9 alone, queued messages come
-// back out of order and two CONNECTs at once can both stay.
+// back out of order and two CONNECTs at once can both stay. One fault of its index remains: x/+/# does not match x/y,
+// as it should (MQTT 5 §4.7.1.2).
 //
 // # Bounds
 //

@@ -26,12 +26,12 @@ type conn struct {
 	kicked bool
 
 	// Owned by mochi's goroutine for this connection.
-	client      *mqtt.Client // from CONNECT on
 	will        *will        // nil: none, or discarded
 	subscribing *subscribing // the SUBSCRIBE being processed
 
-	// Written by it, under Broker.mu.
-	session     *session // from CONNACK on
+	// Written by that goroutine alone, under Broker.mu.
+	client      *mqtt.Client // from CONNECT on
+	session     *session     // from CONNACK on
 	established bool
 }
 
