@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -93,6 +94,8 @@ func startEtcd(cfg EtcdConfig) (*Etcd, error) {
 	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
 	c.ListenPeerUrls, c.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
 	c.InitialCluster = c.InitialClusterFromName(c.Name)
+	// A new store has a cluster ID of its own, though it may take the place, the name and the address of another.
+	c.InitialClusterToken = rand.Text()
 	c.ClientTLSInfo.CertFile, c.ClientTLSInfo.KeyFile = cfg.TLS.Cert, cfg.TLS.Key
 	c.ClientTLSInfo.TrustedCAFile, c.ClientTLSInfo.ClientCertAuth = cfg.TLS.ClientCA, cfg.TLS.ClientCA != ""
 	c.QuotaBackendBytes = cfg.Quota

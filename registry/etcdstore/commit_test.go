@@ -205,7 +205,7 @@ func TestSchema(t *testing.T) {
 	if err != nil || len(res.Kvs) != 1 {
 		t.Fatalf("%+v, %v", res, err)
 	}
-	if got, err := d.Schema(res.Kvs[0].Value); err != nil || got != (wire.Schema{Version: 1, MinVersion: 1}) {
+	if got, err := d.Schema(res.Kvs[0].Value); err != nil || got.Version != 1 || got.MinVersion != 1 || got.Store == 0 {
 		t.Errorf("the first writer wrote schema %+v, %v", got, err)
 	}
 
@@ -243,6 +243,28 @@ func TestSchema(t *testing.T) {
 		t.Fatal(err)
 	}
 	commit(t, open(t, shared, mesh), create("k3", "b1"))
+}
+
+func TestIdentity(t *testing.T) {
+	before := identity{cluster: 1, store: 2, term: 3}
+	for _, c := range []struct {
+		name        string
+		before, now identity
+		replaced    bool
+	}{
+		{"never seen", identity{}, identity{7, 8, 9}, false},
+		{"the same", before, before, false},
+		{"after an election", before, identity{1, 2, 4}, false},
+		{"since its first writer", identity{1, 0, 3}, before, false},
+		{"another cluster", before, identity{9, 2, 3}, true},
+		{"wiped", before, identity{1, 0, 3}, true},
+		{"wiped and written", before, identity{1, 9, 3}, true},
+		{"restored", before, identity{1, 2, 2}, true},
+	} {
+		if why, got := c.now.replaces(c.before); got != c.replaced || got != (why != "") {
+			t.Errorf("%s: %v %q, want %v", c.name, got, why, c.replaced)
+		}
+	}
 }
 
 func TestPoolThatNoEdgeCouldRead(t *testing.T) {

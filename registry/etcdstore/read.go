@@ -24,7 +24,7 @@ func (r *reader) listed(kvs []*mvccpb.KeyValue) ([]registry.Change, error) {
 	for _, kv := range kvs {
 		p, ok := r.store.keys.parse(kv.Key, &r.names)
 		if p.schema {
-			if err := checkSchema(kv.Value); err != nil {
+			if _, err := checkSchema(kv.Value); err != nil {
 				return nil, err
 			}
 		}
@@ -50,7 +50,7 @@ func (r *reader) followed(ctx context.Context, events []*clientv3.Event) ([]regi
 		p, ok := r.store.keys.parse(ev.Kv.Key, &r.names)
 		put := ev.Type == clientv3.EventTypePut
 		if p.schema && put {
-			if err := checkSchema(ev.Kv.Value); err != nil {
+			if _, err := checkSchema(ev.Kv.Value); err != nil {
 				return nil, err
 			}
 		}

@@ -30,6 +30,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -42,6 +43,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
 	"github.com/limpet-mesh/limpet/registry"
@@ -97,15 +99,15 @@ type Store struct {
 	dialing chan struct{} // holds one token while a client is made
 
 	leases  leases
-	cluster atomic.Uint64 // ID of the cluster that was last listed; 0: none was
-	written atomic.Bool   // the schema is there, and we may write
+	written atomic.Bool // the schema is there, and we may write
 	ignored atomic.Uint64
 
 	pageSize int64 // and noStream, for an etcd that cannot stream its listings: set before use
 	noStream bool
 
 	mu     sync.Mutex
-	closed bool                          // guarded by mu, as is the next
+	known  identity // of the store that was last watched; guarded by mu, as are the next
+	closed bool
 	lives  map[string][]clientv3.LeaseID // of an edge's sessions here that were lost, until it joins again
 }
 
@@ -184,6 +186,13 @@ func (s *Store) dial(ctx context.Context) (*clientv3.Client, error) {
 	if end, ok := ctx.Deadline(); ok {
 		timeout = min(timeout, max(time.Until(end), time.Millisecond))
 	}
+	options := []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+		Backoff:           backoff.Config{BaseDelay: redialFirst, Multiplier: 1.6, Jitter: 0.3, MaxDelay: redialMost},
+		MinConnectTimeout: s.cfg.DialTimeout,
+	})}
+	if s.tls != nil && s.tls.ServerName != "" {
+		options = append(options, grpc.WithTransportCredentials(named{credentials.NewTLS(s.tls), s.tls.ServerName}))
+	}
 	c, err := clientv3.New(clientv3.Config{
 		Context:              s.ctx,
 		Endpoints:            s.cfg.Endpoints,
@@ -195,10 +204,7 @@ func (s *Store) dial(ctx context.Context) (*clientv3.Client, error) {
 		DialKeepAliveTimeout: pingTimeout,
 		MaxCallRecvMsgSize:   maxAnswer,
 		Logger:               zap.NewNop(), // what fails is returned to the caller, who can tell what it means
-		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: redialFirst, Multiplier: 1.6, Jitter: 0.3, MaxDelay: redialMost},
-			MinConnectTimeout: s.cfg.DialTimeout,
-		})},
+		DialOptions:          options,
 	})
 	if err != nil {
 		return nil, failure("connect", err)
@@ -211,6 +217,20 @@ func (s *Store) dial(ctx context.Context) (*clientv3.Client, error) {
 	}
 	s.cli.Store(c)
 	return c, nil
+}
+
+// named are credentials that verify one name. The etcd client would verify each endpoint's host, whatever is configured.
+type named struct {
+	credentials.TransportCredentials
+	name string
+}
+
+func (n named) ClientHandshake(ctx context.Context, _ string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return n.TransportCredentials.ClientHandshake(ctx, n.name, conn)
+}
+
+func (n named) Clone() credentials.TransportCredentials {
+	return named{n.TransportCredentials.Clone(), n.name}
 }
 
 // Ignored is how many keys and values were read under the mesh's prefix that no limpet of this version could have written.

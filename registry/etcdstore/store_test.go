@@ -190,3 +190,7 @@ func TestStore(t *testing.T) {
 		}
 	})
 }
+
+func contextFor(t *testing.T, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(t.Context(), d)
+}

@@ -46,21 +46,22 @@ func (s *Store) watch(ctx context.Context, from int64, fn func(registry.Batch) e
 	if err != nil {
 		return err
 	}
-	head, err := s.head(ctx, c)
+	head, now, err := s.head(ctx, c)
 	if err != nil {
 		return err
 	}
-	known := s.cluster.Load()
-	switch {
-	case from == 0 || known == 0:
-		s.cluster.Store(head.ClusterId)
-		if known != head.ClusterId {
-			s.written.Store(false) // another store: look at its schema before writing
-		}
-	case known != head.ClusterId:
-		return fmt.Errorf("%w: cluster %x, before it was %x", registry.ErrReset, head.ClusterId, known)
+	s.mu.Lock()
+	why, other := now.replaces(s.known)
+	if !other || from == 0 {
+		s.known = now
 	}
-	if head.Revision < from {
+	s.mu.Unlock()
+	switch {
+	case other && from == 0:
+		s.written.Store(false) // look at its schema before writing
+	case other:
+		return fmt.Errorf("%w: %s", registry.ErrReset, why)
+	case head.Revision < from:
 		return fmt.Errorf("%w: at revision %d, watched from %d", registry.ErrReset, head.Revision, from)
 	}
 	r := &reader{store: s, cli: c}
@@ -73,20 +74,23 @@ func (s *Store) watch(ctx context.Context, from int64, fn func(registry.Batch) e
 	return s.follow(ctx, r, from, head, fn)
 }
 
-// head asks where the store is, and looks at its schema.
-func (s *Store) head(ctx context.Context, c *clientv3.Client) (*pb.ResponseHeader, error) {
+// head asks where the store is and who it is, and looks at its schema.
+func (s *Store) head(ctx context.Context, c *clientv3.Client) (*pb.ResponseHeader, identity, error) {
 	ctx, cancel := context.WithTimeout(ctx, headTimeout)
 	defer cancel()
 	res, err := c.Get(ctx, s.keys.schema())
 	if err != nil {
-		return nil, failure("watch", err)
+		return nil, identity{}, failure("watch", err)
 	}
+	id := identity{cluster: res.Header.ClusterId, term: res.Header.RaftTerm}
 	for _, kv := range res.Kvs {
-		if err := checkSchema(kv.Value); err != nil {
-			return nil, err
+		schema, err := checkSchema(kv.Value)
+		if err != nil {
+			return nil, identity{}, err
 		}
+		id.store = schema.Store
 	}
-	return res.Header, nil
+	return res.Header, id, nil
 }
 
 // watchFailure is failure, for what a watch asks of history.

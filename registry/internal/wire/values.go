@@ -386,11 +386,14 @@ func appendRef(b []byte, ref registry.BrokerRef) []byte {
 type Schema struct {
 	Version    uint64 // of the newest edge that wrote here
 	MinVersion uint64 // that an edge must understand
+	Store      uint64 // a random number, that tells this store from one that took its place
 }
 
 // AppendSchema appends a schema.
 func AppendSchema(b []byte, s Schema) []byte {
-	return appendUint(appendUint(append(b, Version), 1, s.Version), 2, s.MinVersion)
+	b = appendUint(append(b, Version), 1, s.Version)
+	b = appendUint(b, 2, s.MinVersion)
+	return appendUint(b, 3, s.Store)
 }
 
 // Schema reads what AppendSchema wrote.
@@ -405,6 +408,8 @@ func (d *Decoder) Schema(b []byte) (s Schema, err error) {
 			s.Version = f.uint()
 		case 2:
 			s.MinVersion = f.uint()
+		case 3:
+			s.Store = f.uint()
 		}
 	}
 	return s, f.err

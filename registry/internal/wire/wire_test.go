@@ -146,7 +146,7 @@ func TestOtherValuesRoundTrip(t *testing.T) {
 		if got, err := d.Leader(AppendLeader(nil, "e1")); err != nil || got != "e1" {
 			t.Fatalf("leader %q, %v", got, err)
 		}
-		s := Schema{Version: rapid.Uint64().Draw(t, "version"), MinVersion: rapid.Uint64().Draw(t, "min")}
+		s := Schema{Version: rapid.Uint64().Draw(t, "version"), MinVersion: rapid.Uint64().Draw(t, "min"), Store: rapid.Uint64().Draw(t, "store")}
 		if got, err := d.Schema(AppendSchema(nil, s)); err != nil || got != s {
 			t.Fatalf("schema %+v, %v; want %+v", got, err, s)
 		}
