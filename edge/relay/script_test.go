@@ -47,7 +47,6 @@ type scriptOwner struct {
 	target  func() *Target // to a live broker
 	answers []answer
 	told    []string
-	queries []Query
 	conn    Conn
 	changed chan struct{}
 	done    chan Summary

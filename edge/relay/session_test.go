@@ -26,8 +26,6 @@ var (
 	goodbye5   = []byte{0xe0, 7, 4, 5, 0x11, 0, 0, 1, 0}
 )
 
-func cat(p ...[]byte) []byte { return bytes.Join(p, nil) }
-
 // established is a session up to its CONNACK.
 var established = []step{
 	client(connect311), told("route dev 0 cause 0"), brokerGets(prelude, connect311), broker(connack311), clientGets(connack311), told("accepted false "),
