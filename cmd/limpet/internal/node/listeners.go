@@ -21,10 +21,14 @@ func listener(l *config.Listener, limits *config.Limits) edge.Listener {
 		out.WebSocket = listen.WebSocket{Path: l.WebSocket.Path, Origins: l.WebSocket.Origins}
 	}
 	if t := l.TLS; t != nil {
-		out.TLS = &listen.TLSConfig{MinVersion: t.MinVersion, ClientCAs: t.ClientCA, ClientAuth: listen.ClientAuth(t.ClientAuth)}
+		out.TLS = &listen.TLSConfig{MinVersion: t.MinVersion, ClientCAs: t.ClientCA, ClientAuth: clientAuth[t.ClientAuth]}
 		for _, c := range t.Certificates {
 			out.TLS.Certificates = append(out.TLS.Certificates, listen.KeyPair{Cert: c.Cert, Key: c.Key})
 		}
 	}
 	return out
+}
+
+var clientAuth = map[config.ClientAuth]listen.ClientAuth{
+	config.ClientAuthNone: listen.ClientAuthNone, config.ClientAuthRequest: listen.ClientAuthRequest, config.ClientAuthRequire: listen.ClientAuthRequire,
 }
