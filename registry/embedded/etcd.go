@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
 
 	"github.com/limpet-mesh/limpet/registry/internal/zaplog"
 )
@@ -51,6 +53,9 @@ type Etcd struct {
 	url   string
 	level zap.AtomicLevel
 	close sync.Once
+
+	ctx context.Context // ends with the server, and all its clients' streams with it
+	end context.CancelFunc
 }
 
 // StartEtcd starts a server and returns when it serves.
@@ -110,6 +115,8 @@ func startEtcd(cfg EtcdConfig) (*Etcd, error) {
 		return nil, err
 	}
 	e := &Etcd{level: zap.NewAtomicLevelAt(zap.WarnLevel)}
+	e.ctx, e.end = context.WithCancel(context.Background())
+	c.GRPCAdditionalServerOptions = []grpc.ServerOption{grpc.ChainStreamInterceptor(e.intercept)}
 	// The two messages dropped say that one node on one port is no cluster: so it is.
 	log := cfg.Logger.With().Str("server", "etcd").Logger()
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zaplog.New(log, e.level,
@@ -118,6 +125,7 @@ func startEtcd(cfg EtcdConfig) (*Etcd, error) {
 
 	e.srv, err = embed.StartEtcd(c)
 	if err != nil {
+		e.end()
 		return nil, explain(err)
 	}
 	ready := time.NewTimer(startTimeout)
@@ -175,8 +183,24 @@ func (e *Etcd) URL() string { return e.url }
 func (e *Etcd) Close() error {
 	e.close.Do(func() {
 		e.level.SetLevel(zap.FatalLevel) // what a server says while it is torn down frightens, and means nothing
+		e.end()
 		e.srv.Server.HardStop()
 		e.srv.Close()
 	})
 	return nil
 }
+
+// intercept ends a stream (a watch, keep-alives) when the server ends. etcd itself would wait seven seconds for its client to.
+func (e *Etcd) intercept(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+	ctx, cancel := context.WithCancel(ss.Context())
+	defer cancel()
+	defer context.AfterFunc(e.ctx, cancel)()
+	return handle(srv, endingStream{ss, ctx})
+}
+
+type endingStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s endingStream) Context() context.Context { return s.ctx }

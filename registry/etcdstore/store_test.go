@@ -112,6 +112,11 @@ var shared *server
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	// The tests that run side by side wait for leases and timeouts, not for processors.
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	os.Exit(run(m))
 }
 
