@@ -177,7 +177,7 @@ func (c *Cache) Run(ctx context.Context) error {
 			wait = backoff
 			backoff = min(2*backoff, watchBackoffMax)
 		}
-		timer := time.NewTimer(rand.N(wait)) // full jitter: edges that lost the store together come back apart
+		timer := time.NewTimer(1 + rand.N(wait)) // full jitter: edges that lost the store together come back apart
 		select {
 		case <-timer.C:
 		case <-ctx.Done():

@@ -248,6 +248,7 @@ func TestRelistWithoutAnEmptyMoment(t *testing.T) {
 		records[i] = rec(fmt.Sprintf("k%d", i), "b1", 5)
 	}
 	c := fed(t, 10, records...)
+	c.Note(notice("noted", "b2", 1<<19))
 	stop := make(chan struct{})
 	var readers sync.WaitGroup
 	var reads, missed atomic.Int64
@@ -270,7 +271,6 @@ func TestRelistWithoutAnEmptyMoment(t *testing.T) {
 			}
 		})
 	}
-	c.Note(notice("noted", "b2", 1<<19))
 	for round := range rounds {
 		revision := int64(11 + round)
 		half := listing(revision, records[:keys/2]...)

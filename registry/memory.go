@@ -203,9 +203,9 @@ func (c *memoryClient) Watch(ctx context.Context, from int64, fn func(Batch) err
 		}
 	}
 
-	progress := time.NewTicker(progressEvery)
-	defer progress.Stop()
-	for due := true; ; {
+	timer := time.NewTimer(progressEvery)
+	defer timer.Stop()
+	for told := (time.Time{}); ; { // when progress was last told
 		if err := c.enterWatch(ctx); err != nil {
 			return err
 		}
@@ -221,21 +221,19 @@ func (c *memoryClient) Watch(ctx context.Context, from int64, fn func(Batch) err
 			}
 			from = b.Revision
 		}
-		if due {
+		// By the clock and not by a ticker's channel: a store that changes all the time tells its progress too, and one whose
+		// reader is slow does not tell it twice.
+		due := time.Until(told.Add(progressEvery))
+		if due <= 0 {
 			if err := fn(Batch{Revision: from}); err != nil {
 				return err
 			}
-			due = false
+			told, due = time.Now(), progressEvery
 		}
+		timer.Reset(due)
 		select {
-		case <-progress.C:
-			due = true
+		case <-timer.C:
 		case <-moved:
-			select { // a store that changes all the time still tells its progress
-			case <-progress.C:
-				due = true
-			default:
-			}
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-c.closed:
