@@ -270,4 +270,3 @@ func maxConnections(configured int) int {
 }
 
 const reservedDescriptors = 256
-
