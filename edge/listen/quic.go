@@ -199,7 +199,8 @@ func (v *quicServer) failed(remote net.Addr, err error) {
 	refused := ok && !te.Remote && te.ErrorCode == quic.ConnectionRefused // by quic-go: it closes, or its queue is full
 	cut := refused && closed(v.l.closing)
 	evicted := err == errEvicted || refused && !cut
-	if ok { // quic-go lets these pass for net.ErrClosed too
+	left := ok && te.Remote && te.ErrorCode == quic.ApplicationErrorErrorCode // closed without a fault (RFC 9000 §10.2.3)
+	if ok && !left {                                                          // quic-go lets these pass for net.ErrClosed too
 		err = failed(ReasonQUICHandshake, errors.New(err.Error()))
 	}
 	o := v.l.Origin(addrPort(remote), addrPort(v.l.Addr()))

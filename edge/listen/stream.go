@@ -114,9 +114,6 @@ func (s *wsStream) Write(p []byte) (int, error) {
 }
 
 func (s *wsStream) writeMessage(p []byte) (int, error) {
-	if s.writeErr == nil && s.isClosing() {
-		s.writeErr = net.ErrClosed
-	}
 	if s.writeErr != nil {
 		return 0, s.writeErr
 	}
@@ -198,12 +195,6 @@ func (s *wsStream) queueClose(code uint16) {
 		s.closing = true
 		s.size = len(AppendClose(s.waiting[:0], code))
 	}
-}
-
-func (s *wsStream) isClosing() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.closing
 }
 
 func (s *wsStream) isWaiting() bool {

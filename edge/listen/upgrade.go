@@ -56,7 +56,7 @@ func badRequest(format string, args ...any) *refusal {
 
 // Upgrade judges what a WebSocket client has sent so far, b, and returns what to answer. ErrShort: nothing yet, come again with
 // more. nil: the client has its 101 and speaks in frames from now on. Any other error wraps ErrUpgrade: close after the answer.
-// b is changed.
+// b is changed. w is that of Listener.Config, whose origins Open has checked.
 //
 // It is stricter than HTTP: the request must be all that the client has sent (a proxy that takes the request for something
 // else must not be able to smuggle bytes past it), of at most 8 KiB, with no body, no folded header and no bare line feed.

@@ -154,6 +154,7 @@ func TestUpgradeRefuses(t *testing.T) {
 		"folded":                   {strings.Replace(goodUpgrade, "\r\nUpgrade:", "\r\n X: y\r\nUpgrade:", 1), 400, ReasonWSUpgrade},
 		"bare LF":                  {strings.Replace(goodUpgrade, "\r\nUpgrade:", "\nUpgrade:", 1), 400, ReasonWSUpgrade},
 		"bare CR":                  {upgradeRequest("X: a\rb"), 400, ReasonWSUpgrade},
+		"bare CR in the target":    {requestLine("GET /mqtt?\r HTTP/1.1"), 400, ReasonWSUpgrade},
 		"NUL":                      {upgradeRequest("X: a\x00b"), 400, ReasonWSUpgrade},
 		"control character":        {upgradeRequest("X: a\x1bb"), 400, ReasonWSUpgrade},
 		"no colon":                 {upgradeRequest()[:len(goodUpgrade)-2] + "X\r\n\r\n", 400, ReasonWSUpgrade},
