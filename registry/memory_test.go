@@ -2,7 +2,9 @@ package registry_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/limpet-mesh/limpet/registry"
@@ -32,5 +34,50 @@ func TestMemoryBus(t *testing.T) {
 	registrytest.TestBusInFakeTime(t, func(t *testing.T) registrytest.BusFixture {
 		hub := registry.NewMemoryBus()
 		return registrytest.BusFixture{Open: func(_ *testing.T, edge string) registry.Bus { return hub.Bus(edge) }}
+	})
+}
+
+// Many leases, written again and again: each record ends when its last lease does, not a moment earlier.
+func TestMemoryLeases(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem := registry.NewMemory()
+		defer mem.Close()
+		rnd := rand.New(rand.NewPCG(5, 5))
+		due := make(map[string]time.Time) // zero: never
+		revisions := make(map[string]int64)
+		for range 2000 {
+			for key, at := range due {
+				a, err := mem.Get(t.Context(), "p", key)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if ended := !at.IsZero() && !time.Now().Before(at); a.Present() == ended {
+					t.Fatalf("%s: there %v at %v, due at %v", key, a.Present(), time.Now(), at)
+				} else if ended {
+					delete(due, key)
+					delete(revisions, key)
+				}
+			}
+			key := fmt.Sprint(rnd.IntN(30))
+			w := registry.Write{Pool: "p", Key: key, Guard: revisions[key]}
+			delete(due, key)
+			delete(revisions, key)
+			if rnd.IntN(5) > 0 {
+				w.Affinity.Broker = "b1"
+				w.Lease = time.Duration(rnd.IntN(60)) * time.Second
+				if due[key] = (time.Time{}); w.Lease > 0 {
+					due[key] = time.Now().Add(w.Lease)
+				}
+			}
+			rs, err := mem.Commit(t.Context(), []registry.Write{w})
+			if err != nil || rs[0].Status != registry.Committed {
+				t.Fatalf("%+v: %+v, %v", w, rs, err)
+			}
+			if w.Affinity.Present() {
+				revisions[key] = rs[0].Revision
+			}
+			time.Sleep(time.Duration(rnd.IntN(2000)) * time.Millisecond)
+			synctest.Wait()
+		}
 	})
 }
