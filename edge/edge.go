@@ -293,11 +293,15 @@ func (ln *listener) serve(ctx context.Context) error {
 	if tcp := ln.open.RawTCP(); tcp != nil && ln.open.Config().Transport == listen.TCP && len(s.loops) > 0 {
 		for _, l := range s.loops {
 			leave, err := l.Listen(tcp, &ln.limits, ln.accept)
-			if err != nil {
-				return err
-			}
 			ln.mu.Lock()
 			closed := ln.closed
+			if err != nil {
+				ln.mu.Unlock()
+				if closed { // before we came
+					return nil
+				}
+				return err
+			}
 			ln.leave = append(ln.leave, leave)
 			ln.mu.Unlock()
 			if closed {
