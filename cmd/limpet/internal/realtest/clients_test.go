@@ -1,0 +1,127 @@
+package realtest
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// TestClients is one mesh for all that other people's clients do: the demo's brokers behind PROXY v2 on all five transports, and
+// pools of mosquittos and of RabbitMQ on a TCP listener each.
+func TestClients(t *testing.T) {
+	t.Parallel()
+	m := newMesh(t, "clients")
+	brokers := demoBrokers(t, m.dir, 3)
+	m.stores.apply(t, m.dir, m.name, poolText{"default", "", entries(brokers, "proxy_protocol: v2")})
+	m.startEdges(t, "default")
+
+	t.Run("paho.golang", func(t *testing.T) {
+		t.Parallel()
+		everywhere(t, m, "v5", connectV5, transports)
+	})
+	t.Run("paho.mqtt.golang", func(t *testing.T) {
+		t.Parallel()
+		everywhere(t, m, "v3", connectV3, transports)
+	})
+	t.Run("mosquitto_pub and mosquitto_sub", func(t *testing.T) {
+		t.Parallel()
+		mosquittoClients(t, m)
+	})
+	t.Run("MQTT.js", func(t *testing.T) {
+		t.Parallel()
+		mqttJS(t, m)
+	})
+	t.Run("PROXY v2", func(t *testing.T) {
+		t.Parallel()
+		brokersSeeAddresses(t, m)
+	})
+}
+
+// everywhere lets a session begin at each listener of each edge, and come home by another listener of another edge.
+func everywhere(t *testing.T, m *mesh, prefix string, connect library, listeners []string) {
+	for i, e := range m.edges {
+		for j, listener := range listeners {
+			next, afterNext := (i+1)%len(m.edges), (i+2)%len(m.edges)
+			t.Run(e.id+" "+listener, func(t *testing.T) {
+				h := &homecoming{
+					connect: connect, id: fmt.Sprintf("%s-%s-%s", prefix, e.id, listener),
+					first:  door{e, listener},
+					second: door{m.edges[next], listeners[(j+1)%len(listeners)]},
+					third:  door{m.edges[afterNext], listeners[(j+2)%len(listeners)]},
+				}
+				h.run(t)
+			})
+		}
+	}
+}
+
+// door is a listener of an edge.
+type door struct {
+	edge     *edgeProc
+	listener string
+}
+
+func (d door) String() string { return d.edge.id + "/" + d.listener }
+
+// homecoming is a session's story: subscribe, receive, go offline, come back elsewhere.
+type homecoming struct {
+	connect              library
+	id                   string
+	first, second, third door // of the subscriber, of the publisher, of the subscriber that comes back
+}
+
+func (h *homecoming) open(t *testing.T, d door, o options, wantSession bool) client {
+	t.Helper()
+	c, present, err := h.connect(d.edge, d.listener, o)
+	if err != nil {
+		t.Fatalf("%s at %s: %v", o.id, d, err)
+	}
+	if present != wantSession {
+		t.Fatalf("%s at %s: Session Present %v, want %v", o.id, d, present, wantSession)
+	}
+	t.Cleanup(c.leave)
+	return c
+}
+
+func (h *homecoming) run(t *testing.T) {
+	topic := "real/" + h.id
+	kept := message{topic + "/kept", "still here", 1, true}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	publisher := h.open(t, h.second, options{id: h.id + "-pub", clean: true}, false)
+	must(publisher.publish(kept))
+
+	// Live, the retained message first.
+	subscriber := h.open(t, h.first, options{id: h.id}, false)
+	must(subscriber.subscribe(topic+"/#", 2))
+	live := []message{kept}
+	for qos := range byte(3) {
+		live = append(live, message{topic + "/live", fmt.Sprint("at most once, at least once, exactly once: ", qos), qos, false})
+	}
+	live = append(live, message{topic + "/large", strings.Repeat("0123456789abcdef", 1<<16), 1, false})
+	for _, m := range live[1:] {
+		must(publisher.publish(m))
+	}
+	subscriber.inbox().await(t, false, live...)
+
+	// Offline: queued where the session is. Back by another door: all of it, in order, without subscribing again.
+	subscriber.leave()
+	var queued []message
+	for i := range 10 {
+		queued = append(queued, message{topic + "/queued", fmt.Sprint(i), byte(1 + i%2), false})
+		must(publisher.publish(queued[i]))
+	}
+	subscriber = h.open(t, h.third, options{id: h.id}, true)
+	subscriber.inbox().await(t, true, queued...)
+
+	// A Will, of a client that is gone without a word.
+	will := message{topic + "/will", "gone", 1, false}
+	mortal := h.open(t, h.first, options{id: h.id + "-will", clean: true, will: &will}, false)
+	mortal.drop()
+	subscriber.inbox().await(t, true, append(queued, will)...)
+	must(publisher.publish(message{topic: kept.topic, qos: 1, retained: true})) // cleared
+}
