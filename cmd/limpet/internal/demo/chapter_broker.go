@@ -1,0 +1,185 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/limpet-mesh/limpet/registry"
+)
+
+const (
+	closedWithin = time.Second     // clients of a dead broker
+	backWithin   = 5 * time.Second // on another one, from their first retry
+	retryEvery   = 200 * time.Millisecond
+	lureEvery    = 50 * time.Millisecond
+	// servesWithin bounds the wait for a broker that is back to get a new key.
+	servesWithin = 15 * time.Second
+)
+
+// withoutBroker: a broker is killed; its clients wait for it, and are re-placed when it does not come back in time.
+func (s *story) withoutBroker(ctx context.Context) error {
+	victim, mine, others := s.busiest((*actor).broker)
+	dead := slices.IndexFunc(s.mesh.brokers[:], func(c *child) bool { return c.name == victim })
+	if dead < 0 {
+		return errNobody
+	}
+	s.chapter("Without "+victim, fmt.Sprintf("%s is killed with %d sessions in its memory (kill -9). Its clients are held off for 2 s, in case", victim, len(mine)),
+		"it comes back (rehome_after); then others take them. Their sessions are gone, and they are told so.")
+	if err := s.awaitJudge(ctx); err != nil {
+		return err
+	}
+	closed := s.claim("clients of a killed broker are disconnected within %s", seconds(closedWithin))
+	back := s.claim("and are back on another within %s of retrying, told honestly: Session Present 0", seconds(backWithin))
+	untouched := s.claim("clients of the other brokers notice nothing")
+	newKeys := s.claim("the broker, started again, gets new clients")
+	stay := s.claim("and those that were re-placed stay where they are, sessions intact")
+
+	watched := watch(others)
+	b := newBoard("", "MQTT", "was on", "closed after", "refused", "back after", "now on", "session")
+	for _, a := range mine {
+		b.add(a.id, a.protocol(), victim)
+	}
+	end := s.out.live(func() []string { return b.lines(s.out) })
+	killed := time.Now()
+	s.mesh.brokers[dead].kill()
+	each(mine, func(i int, a *actor) {
+		after, err := closing(ctx, a.current(), killed, stepTimeout)
+		if err == nil && after > closedWithin {
+			err = fmt.Errorf("after %s", seconds(after))
+		}
+		closed.prove(a.id, err)
+		b.set(i, 3, seconds(after))
+		back.prove(a.id, s.rehome(ctx, a, victim, i, b))
+	})
+	end()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	watched.prove(untouched)
+
+	began := time.Now()
+	if err := s.mesh.brokers[dead].run(ctx); err != nil {
+		return err
+	}
+	tried, err := s.lure(ctx, victim)
+	newKeys.prove(fmt.Sprintf("%d new clients", tried), err)
+	s.done(began, "%s is back; the %s of the new clients is its own.", victim, ordinal(tried))
+	each(mine, func(_ int, a *actor) {
+		if c := a.current(); !c.alive() {
+			stay.prove(a.id, fmt.Errorf("connection closed: %w", c.err))
+			return
+		}
+		a.leave()
+		stay.prove(a.id, a.comeHome(ctx, elsewhere(a.where())))
+	})
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	for _, c := range []*claim{closed, back, untouched, newKeys, stay} {
+		s.verdict(c)
+	}
+	return nil
+}
+
+// awaitJudge waits until whoever leads the mesh may say that a broker is down: a leader lets a session's time pass first, so
+// that it has heard every edge.
+func (s *story) awaitJudge(ctx context.Context) error {
+	if earliest := s.mesh.whole.Add(registry.SessionTTL); s.judge.Before(earliest) {
+		s.judge = earliest
+	}
+	if time.Until(s.judge) <= 0 {
+		return nil
+	}
+	began := time.Now()
+	end := s.out.live(func() []string {
+		return []string{indent + s.out.faint(fmt.Sprintf("First, patience: the mesh calls no broker dead before it is %s old ... %s", seconds(registry.SessionTTL), seconds(time.Since(began))))}
+	})
+	defer end()
+	select {
+	case <-time.After(time.Until(s.judge)):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// rehome has a client try again and again, by random edges, until some broker takes it.
+func (s *story) rehome(ctx context.Context, a *actor, victim string, row int, b *board) error {
+	began := time.Now()
+	var present bool
+	for refused := 0; ; refused++ {
+		b.set(row, 4, fmt.Sprintf("%d times", refused))
+		var err error
+		if present, err = a.come(ctx, anywhere()); err == nil {
+			break
+		}
+		if time.Since(began) > 3*backWithin {
+			b.set(row, 5, s.out.red("never"))
+			return fmt.Errorf("not back after %s: %w", seconds(time.Since(began)), err)
+		}
+		select {
+		case <-time.After(retryEvery):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	took := time.Since(began)
+	err := a.settle(ctx)
+	switch {
+	case took > backWithin:
+		err = errors.Join(err, fmt.Errorf("back after %s", seconds(took)))
+	case present:
+		err = errors.Join(err, errors.New("told Session Present 1, though its session is gone"))
+	case err == nil && a.broker() == victim:
+		err = fmt.Errorf("on broker %s, which is dead", victim)
+	}
+	session := map[bool]string{false: "new", true: "present"}[present]
+	b.set(row, 5, seconds(took), s.mark(a.broker(), err), session)
+	return err
+}
+
+// lure connects new clients until one is placed on a broker, and returns how many it took.
+func (s *story) lure(ctx context.Context, name string) (tried int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, servesWithin)
+	defer cancel()
+	tick := time.NewTicker(lureEvery)
+	defer tick.Stop()
+	for {
+		tried++
+		a := s.actor(fmt.Sprintf("new-%d", tried), mqtt5, true)
+		if _, err = a.come(ctx, anywhere()); err == nil {
+			err = a.settle(ctx)
+			a.leave()
+		}
+		switch {
+		case err != nil:
+			return tried, err
+		case a.broker() == name:
+			return tried, nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return tried, fmt.Errorf("none was placed on %s within %s", name, seconds(servesWithin))
+		}
+	}
+}
+
+// ordinal is "1st", "2nd".
+func ordinal(n int) string {
+	suffix := "th"
+	if n%100 < 11 || n%100 > 13 {
+		switch n % 10 {
+		case 1:
+			suffix = "st"
+		case 2:
+			suffix = "nd"
+		case 3:
+			suffix = "rd"
+		}
+	}
+	return fmt.Sprintf("%d%s", n, suffix)
+}

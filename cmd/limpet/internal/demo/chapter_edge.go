@@ -1,0 +1,97 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// detection is how long a client may take to see that its edge is dead: over QUIC it is silence that tells, and this much more
+// than it should be.
+const detection = 2*quicIdle + 5*time.Second
+
+// errNobody is returned where none of the clients is connected any more: the story cannot go on.
+var errNobody = errors.New("demo: no client of the story is left")
+
+// withoutEdge: an edge is killed; its clients go to the others.
+func (s *story) withoutEdge(ctx context.Context) error {
+	victim, mine, others := s.busiest(func(a *actor) string { return edgeName(a.where().edge) })
+	dead := slices.IndexFunc(s.mesh.edges[:], func(c *child) bool { return c.name == victim })
+	if dead < 0 {
+		return errNobody
+	}
+	s.chapter("Without "+victim, fmt.Sprintf("Edges keep nothing that matters. %s is killed with %d clients on it (kill -9).", victim, len(mine)))
+	back := s.claim("clients of a killed edge come home by the others at their first retry, Session Present")
+	untouched := s.claim("clients of the other edges notice nothing")
+	again := s.claim("the edge, started again, brings clients home as before")
+
+	watched := watch(others)
+	b := newBoard("", "MQTT", "was by", "noticed after", "back by", "home")
+	for _, a := range mine {
+		b.add(a.id, a.protocol(), a.where().String())
+	}
+	end := s.out.live(func() []string { return b.lines(s.out) })
+	killed := time.Now()
+	s.mesh.edges[dead].kill()
+	each(mine, func(i int, a *actor) {
+		after, err := closing(ctx, a.current(), killed, detection)
+		if err == nil {
+			to := anywhere(dead)
+			b.set(i, 3, seconds(after), to.String())
+			err = a.comeHome(ctx, to)
+		}
+		back.prove(a.id, err)
+		b.set(i, 5, s.mark(a.broker(), err))
+	})
+	end()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	watched.prove(untouched)
+
+	began := time.Now()
+	if err := s.mesh.edges[dead].run(ctx); err != nil {
+		return err
+	}
+	for _, a := range mine[:min(len(mine), len(transports))] {
+		a.leave()
+		at := elsewhere(a.where())
+		at.edge = dead
+		again.prove(a.id, a.comeHome(ctx, at))
+	}
+	s.done(began, "%s is back.", victim)
+	for _, c := range []*claim{back, untouched, again} {
+		s.verdict(c)
+	}
+	return nil
+}
+
+// mark is a cell that says how something went.
+func (s *story) mark(text string, err error) string {
+	if err != nil {
+		return s.out.red(text + " ✗")
+	}
+	return s.out.green(text + " ✓")
+}
+
+// busiest finds what most of the connected actors have in common, and parts them.
+func (s *story) busiest(of func(*actor) string) (name string, with, without []*actor) {
+	count := map[string]int{}
+	there := s.connected()
+	for _, a := range there {
+		n := of(a)
+		if count[n]++; count[n] > count[name] || count[n] == count[name] && n < name {
+			name = n
+		}
+	}
+	for _, a := range there {
+		if of(a) == name {
+			with = append(with, a)
+		} else {
+			without = append(without, a)
+		}
+	}
+	return name, with, without
+}
