@@ -124,7 +124,7 @@ var theirs = []struct {
 	why     string
 }{
 	{
-		[]string{"go.etcd.io/etcd/client", "go.etcd.io/etcd/api", "google.golang.org/grpc"},
+		[]string{"go.etcd.io/etcd/client", "go.etcd.io/etcd/api"},
 		[]string{"registry/etcdstore"},
 		"all keys, guards and retries of etcd are in one place",
 	},
