@@ -2,6 +2,7 @@ package cli
 
 import (
 	"io"
+	stdlog "log"
 	"os"
 
 	"github.com/mattn/go-isatty"
@@ -31,7 +32,11 @@ lets the sessions go within shutdown.grace, and ends with 0.`,
 			if err != nil {
 				return err
 			}
-			return node.Run(cmd.Context(), conf, currentVersion().Version, logger(conf.Log, cmd.ErrOrStderr()), nil)
+			log := logger(conf.Log, cmd.ErrOrStderr())
+			// Libraries that write to the standard logger (quic-go, of UDP buffers that the kernel keeps small) write to ours.
+			stdlog.SetFlags(0)
+			stdlog.SetOutput(log.With().Str("from", "library").Logger())
+			return node.Run(cmd.Context(), conf, currentVersion().Version, log, nil)
 		},
 	}
 	cmd.Flags().StringVarP(&file, "config", "c", "", "configuration file")

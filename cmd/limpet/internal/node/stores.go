@@ -56,7 +56,7 @@ func openBus(c *config.Edge, log zerolog.Logger) (registry.Bus, error) {
 		return nil, err
 	}
 	bus, err := natsbus.Open(natsbus.Config{
-		URLs: b.URLs, Mesh: c.Mesh, Edge: c.ID, Username: b.Username, Password: pass, Credentials: b.Credentials, Logger: log, TLS: clientTLS(b.TLS),
+		URLs: b.URLs, Mesh: c.Mesh, Edge: c.ID, Username: b.Username, Password: pass, Creds: b.Credentials, Logger: log, TLS: clientTLS(b.TLS),
 	})
 	if err != nil {
 		return nil, err
