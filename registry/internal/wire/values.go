@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 
+	"google.golang.org/protobuf/encoding/protowire"
+
 	"github.com/limpet-mesh/limpet/registry"
 )
 
@@ -319,7 +321,8 @@ func (d *Decoder) Edge(b []byte) (e registry.Edge, err error) {
 
 // AppendHealth appends an edge's view of the brokers; its id is the store's key, or the bus's subject.
 func AppendHealth(b []byte, h registry.Health) []byte {
-	b = appendUint(append(b, Version), 1, h.Seq)
+	// A report without brokers is one too, so its number is there even if it is 0.
+	b = protowire.AppendVarint(protowire.AppendTag(append(b, Version), 1, protowire.VarintType), h.Seq)
 	var m []byte
 	for _, ref := range sortedRefs(h.Brokers) {
 		r := h.Brokers[ref]
@@ -345,10 +348,11 @@ func (d *Decoder) Health(b []byte) (h registry.Health, err error) {
 		return h, err
 	}
 	h.Brokers = make(map[registry.BrokerRef]registry.Report)
+	numbered := false
 	for f.next() {
 		switch f.num {
 		case 1:
-			h.Seq = f.uint()
+			h.Seq, numbered = f.uint(), true
 		case 2:
 			ref, r, err := report(d.nested(f.bytes()))
 			if err != nil {
@@ -356,6 +360,9 @@ func (d *Decoder) Health(b []byte) (h registry.Health, err error) {
 			}
 			h.Brokers[ref] = r
 		}
+	}
+	if f.err == nil && !numbered {
+		f.err = ErrCorrupt
 	}
 	return h, f.err
 }
