@@ -8,6 +8,7 @@ DRILL_TIMEOUT ?= 2h
 FUZZTIME ?= 60s
 PKG ?= ./...
 BENCH ?= .
+RUN ?=
 ARGS ?=
 
 .PHONY: help
@@ -52,8 +53,8 @@ fuzz: ## Run every fuzz target for FUZZTIME, one after another (PKG=./edge/mqtt 
 	done
 
 .PHONY: drills
-drills: ## Run the tests at their full size (LIMPET_DRILLS=1): minutes to hours
-	LIMPET_DRILLS=1 go test -count 1 -timeout $(DRILL_TIMEOUT) -v $(PKG)
+drills: ## Run the tests at their full size (LIMPET_DRILLS=1): minutes to hours (RUN=TestDrill)
+	LIMPET_DRILLS=1 go test -count 1 -timeout $(DRILL_TIMEOUT) -v -run '$(RUN)' $(PKG)
 
 .PHONY: demo
 demo: ## Run a mesh of three edges on this machine (ARGS=--once)

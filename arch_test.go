@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -29,9 +30,22 @@ type source struct {
 	imports []string
 }
 
-// sources parses every Go file, also those of other systems: build tags do not count here.
+// sources returns every Go file, also those of other systems: build tags do not count here.
 func sources(t *testing.T) []source {
 	t.Helper()
+	all, err := parsed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(all) < 100 {
+		t.Fatalf("only %d Go files found: is this the root?", len(all))
+	}
+	return all
+}
+
+var parsed = sync.OnceValues(parse)
+
+func parse() ([]source, error) {
 	var all []source
 	err := filepath.WalkDir(".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -63,13 +77,7 @@ func sources(t *testing.T) []source {
 		all = append(all, s)
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(all) < 100 {
-		t.Fatalf("only %d Go files found: is this the root?", len(all))
-	}
-	return all
+	return all, err
 }
 
 // under reports whether p is tree, or lies in it.
