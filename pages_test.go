@@ -80,7 +80,7 @@ func commandLine(t *testing.T) (verbs []verb, flags map[string]bool) {
 		}
 		for _, d := range s.ast.Decls { // a function makes one verb
 			hidden := false
-			var here []string
+			here := map[string]bool{}
 			ast.Inspect(d, func(n ast.Node) bool {
 				switch n := n.(type) {
 				case *ast.CompositeLit:
@@ -90,14 +90,14 @@ func commandLine(t *testing.T) (verbs []verb, flags map[string]bool) {
 						verbs = append(verbs, v)
 					}
 				case *ast.CallExpr:
-					if name := flagOf(n); name != "" {
-						here = append(here, name)
+					if name, shown := flagOf(n); name != "" {
+						here[name] = shown
 					}
 				}
 				return true
 			})
-			for _, name := range here {
-				if !hidden {
+			for name, shown := range here {
+				if shown && !hidden {
 					flags[name] = true
 				}
 			}
@@ -127,13 +127,16 @@ func verbOf(command *ast.CompositeLit) (v verb) {
 
 var flagMethod = regexp.MustCompile(`^(String|Bool|Int|Uint|Float|Duration|Count)\w*VarP?$`)
 
-// flagOf is the name of the flag that a call like f.StringVar(&v, "name", …) makes, or "".
-func flagOf(call *ast.CallExpr) string {
+// flagOf is the name of the flag that a call like f.StringVar(&v, "name", …) makes, or one like f.MarkHidden("name") hides, or "".
+func flagOf(call *ast.CallExpr) (name string, shown bool) {
 	sel, ok := call.Fun.(*ast.SelectorExpr)
-	if !ok || !flagMethod.MatchString(sel.Sel.Name) || len(call.Args) < 4 {
-		return ""
+	switch {
+	case ok && flagMethod.MatchString(sel.Sel.Name) && len(call.Args) >= 4:
+		return literal(call.Args[1]), true
+	case ok && sel.Sel.Name == "MarkHidden" && len(call.Args) == 1:
+		return literal(call.Args[0]), false
 	}
-	return literal(call.Args[1])
+	return "", false
 }
 
 func literal(e ast.Expr) string {
