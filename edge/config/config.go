@@ -8,8 +8,7 @@
 //	}
 //	for _, err := range edge.CheckFiles() { … } // certificates, keys, passwords
 //
-// A file is parsed into a tree whose every node knows its line and column
-// (yaml.go). A value is such a node with its field path, and has one reader per
+// A file becomes a tree whose every node knows its line and column (yaml.go). A value is such a node with its field path, and has one reader per
 // kind of value: name, duration, size, address (value.go). What a file may hold
 // is written once, as tables from field name to reader (edge.go, mesh.go); the
 // hints for misspelt names come from the same tables. Readers never stop at a

@@ -35,6 +35,10 @@ func (e *Edge) fields() fields {
 		"store":     func(v value) { e.Store = readStore(v) },
 		"mesh_file": func(v value) { e.MeshFile = v.file("a mesh file") },
 		"listeners": func(v value) {
+			if len(v.node.items) > maxListeners {
+				v.fail("expected at most %d listeners, found %d", maxListeners, len(v.node.items))
+				return
+			}
 			v.list("listeners", 1, func(_ int, v value) { e.Listeners = append(e.Listeners, readListener(v)) })
 		},
 		"limits": func(v value) {
@@ -60,6 +64,9 @@ func (e *Edge) fields() fields {
 		},
 	}
 }
+
+// maxListeners bounds the work of comparing each address with the others.
+const maxListeners = 1000
 
 // complete fills what the file leaves out, then judges what no single field can tell.
 func (e *Edge) complete(v value) {

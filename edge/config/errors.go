@@ -95,22 +95,22 @@ func (e *Edge) Errorf(field, format string, args ...any) *Error {
 	return e.at.errorf(field, format, args...)
 }
 
-// collected bounds the errors kept before they are sorted and cut.
-const collected = 1000
+// maxCollected bounds the mistakes that are looked for: those of the file's beginning are not always found first.
+const maxCollected = 1000
 
 // A report gathers the mistakes of one file.
 type report struct {
 	index
-	errs    []*Error
-	dropped int
+	errs []*Error
 }
 
+// full reports whether reading on is of no use.
+func (r *report) full() bool { return len(r.errs) >= maxCollected }
+
 func (r *report) add(e *Error) {
-	if len(r.errs) == collected {
-		r.dropped++
-		return
+	if !r.full() {
+		r.errs = append(r.errs, e)
 	}
-	r.errs = append(r.errs, e)
 }
 
 func (r *report) addf(field, format string, args ...any) {
@@ -125,9 +125,12 @@ func (r *report) err() error {
 	slices.SortStableFunc(r.errs, func(a, b *Error) int {
 		return cmp.Or(cmp.Compare(a.Pos.Line, b.Pos.Line), cmp.Compare(a.Pos.Column, b.Pos.Column))
 	})
-	if more := len(r.errs) + r.dropped - MaxErrors; more > 0 {
-		es := slices.Clone(r.errs[:MaxErrors])
-		return append(Errors(es), &Error{File: r.file, Message: fmt.Sprintf("and %d more mistakes", more)})
+	if len(r.errs) <= MaxErrors {
+		return Errors(r.errs)
 	}
-	return Errors(r.errs)
+	more := fmt.Sprintf("and %d more mistakes", len(r.errs)-MaxErrors)
+	if r.full() {
+		more = fmt.Sprintf("and more than %d more mistakes", len(r.errs)-MaxErrors-1)
+	}
+	return append(Errors(r.errs[:MaxErrors:MaxErrors]), &Error{File: r.file, Message: more})
 }

@@ -3,8 +3,6 @@ package config
 import (
 	"maps"
 	"slices"
-
-	"github.com/goccy/go-yaml/ast"
 )
 
 // FileKind tells the two files apart.
@@ -23,27 +21,27 @@ func Kind(data []byte) FileKind {
 	return kindOf(r.parseYAML(data))
 }
 
-func kindOf(root ast.Node) FileKind {
-	top, ok := root.(ast.MapNode)
-	if !ok {
+func kindOf(root *node) FileKind {
+	if root == nil {
 		return UnknownFile
 	}
 	edge := slices.Sorted(maps.Keys((&Edge{}).fields()))
 	mesh := slices.Sorted(maps.Keys((&Mesh{}).fields()))
-	score := 0
-	for it := top.MapRange(); it.Next(); {
-		switch name := it.Key().GetToken().Value; name {
+	for _, f := range root.fields {
+		switch f.name {
 		case "listeners":
 			return EdgeFile
 		case "pools":
 			return MeshFile
-		default:
-			if nearest(name, edge) != "" {
-				score++
-			}
-			if nearest(name, mesh) != "" {
-				score--
-			}
+		}
+	}
+	score := 0
+	for _, f := range root.fields[:min(len(root.fields), 100)] {
+		if nearest(f.name, edge) != "" {
+			score++
+		}
+		if nearest(f.name, mesh) != "" {
+			score--
 		}
 	}
 	switch {

@@ -7,11 +7,11 @@ import (
 
 // readStore reads "none", or where etcd and NATS are.
 func readStore(v value) (s Store) {
-	if text, ok := v.scalar(); ok {
-		if text == "none" {
+	if v.node.kind == scalar {
+		if v.node.text == "none" {
 			return Store{None: true}
 		}
-		v.expected("none, or a mapping with one of etcd, nats", nearest(text, []string{"none"}))
+		v.expected("none, or a mapping with one of etcd, nats", nearest(v.node.text, []string{"none"}))
 		return s
 	}
 	v.mapping(fields{

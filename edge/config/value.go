@@ -10,39 +10,27 @@ import (
 	"time"
 	"unicode"
 
-	"github.com/goccy/go-yaml/ast"
-
 	"github.com/limpet-mesh/limpet/registry"
 )
 
-// A value is a node of the file, with the path of its field.
+// A value is a node of the file with the path of its field. Numbers are text like everything else: a min_version of 1.2 is no quantity.
 // Its readers return the zero value after they have reported a mistake.
 type value struct {
 	r    *report
-	node ast.Node // nil: nothing was written
-	path string   // "" = the whole file
+	node *node
+	path string // "" = the whole file
 }
 
 // fields is what a mapping may hold: a reader for each name.
 type fields map[string]func(value)
 
 // newValue notes where a field is. What is empty stands at its key.
-func newValue(r *report, node ast.Node, path string, key Pos) value {
-	v := value{r, node, path}
-	switch n := node.(type) {
-	case nil:
+func newValue(r *report, n *node, path string, key Pos) value {
+	r.pos[path] = n.pos
+	if n.kind == empty {
 		r.pos[path] = key
-	case *ast.NullNode:
-		v.node, r.pos[path] = nil, key
-	case ast.MapNode:
-		r.pos[path] = position(node.GetToken())
-		if it := n.MapRange(); it.Next() && it.Key().GetToken().Position.Offset < node.GetToken().Position.Offset {
-			r.pos[path] = position(it.Key().GetToken()) // a block's token is its first colon
-		}
-	default:
-		r.pos[path] = position(node.GetToken())
 	}
-	return v
+	return value{r, n, path}
 }
 
 func (v value) fail(format string, args ...any) { v.r.addf(v.path, format, args...) }
@@ -60,33 +48,17 @@ func (v value) expected(what, hint string) {
 
 // found describes what stands here.
 func (v value) found() string {
-	switch n := v.node.(type) {
-	case nil:
-		return "nothing"
-	case ast.MapNode:
-		return "a mapping"
-	case *ast.SequenceNode:
-		if len(n.Values) == 0 {
-			return "an empty list"
-		}
+	switch {
+	case v.node.kind == scalar:
+		return fmt.Sprintf("%.60q", v.node.text)
+	case v.node.kind == mapping:
+		return "a mapping (text with a ':' in it may need quotes)"
+	case v.node.kind == list && len(v.node.items) == 0:
+		return "an empty list"
+	case v.node.kind == list:
 		return "a list"
 	}
-	s, _ := v.scalar()
-	return fmt.Sprintf("%.60q", s)
-}
-
-// scalar returns the text of a scalar as it was written, without quotes.
-// Numbers are text too: a min_version of 1.2 is not a quantity.
-func (v value) scalar() (string, bool) {
-	switch n := v.node.(type) {
-	case *ast.LiteralNode:
-		return n.Value.Value, true
-	case nil, ast.MapNode:
-		return "", false
-	case ast.ScalarNode:
-		return n.GetToken().Value, true
-	}
-	return "", false
+	return "nothing"
 }
 
 // child is the path of a field below v.
@@ -100,12 +72,14 @@ func (v value) child(name string) string {
 // mapping reads a mapping. An empty one may be left out altogether.
 func (v value) mapping(known fields, required ...string) {
 	first := map[string]Pos{}
-	switch n := v.node.(type) {
-	case nil:
-	case ast.MapNode:
-		for it := n.MapRange(); it.Next(); {
-			key := it.Key().GetToken()
-			name, at := key.Value, position(key)
+	switch v.node.kind {
+	case empty:
+	case mapping:
+		for _, f := range v.node.fields {
+			if v.r.full() {
+				return
+			}
+			name, at := f.name, f.pos
 			read, ok := known[name]
 			fault := ""
 			if p, again := first[name]; again {
@@ -114,11 +88,11 @@ func (v value) mapping(known fields, required ...string) {
 				fault = "unknown field: " + suggestion(name, known)
 			}
 			if fault != "" {
-				v.r.add(&Error{File: v.r.file, Pos: at, Field: v.child(clip(name)), Message: fault})
+				v.r.add(&Error{File: v.r.file, Pos: at, Field: v.child(clip(name, 60)), Message: fault})
 				continue
 			}
 			first[name] = at
-			read(newValue(v.r, it.Value(), v.child(name), at))
+			read(newValue(v.r, f.value, v.child(name), at))
 		}
 	default:
 		v.expected("a mapping with "+among(known), "")
@@ -149,10 +123,10 @@ func oneOfText(set []string) string {
 	return "one of " + strings.Join(set, ", ")
 }
 
-// clip bounds a name that a message quotes.
-func clip(s string) string {
-	if len(s) > 60 {
-		return strings.ToValidUTF8(s[:60], "") + "…"
+// clip bounds text of the file that a message quotes.
+func clip(s string, n int) string {
+	if len(s) > n {
+		return strings.ToValidUTF8(s[:n], "") + "…"
 	}
 	return s
 }
@@ -165,32 +139,23 @@ func (v value) has(name string) bool {
 
 // list calls read for each entry of a list, which has at least that many.
 func (v value) list(what string, least int, read func(i int, entry value)) {
-	var entries []ast.Node
-	switch n := v.node.(type) {
-	case nil:
-	case *ast.SequenceNode:
-		entries = n.Values
-	default:
+	if v.node.kind != list && v.node.kind != empty || len(v.node.items) < least {
 		v.expected("a list of "+what, "")
 		return
 	}
-	if len(entries) < least {
-		v.expected("a list of "+what, "")
-	}
-	for i, entry := range entries {
-		read(i, newValue(v.r, entry, fmt.Sprintf("%s[%d]", v.path, i), position(entry.GetToken())))
+	for i, item := range v.node.items {
+		if v.r.full() {
+			return
+		}
+		read(i, newValue(v.r, item, fmt.Sprintf("%s[%d]", v.path, i), item.pos))
 	}
 }
 
 // text reads any scalar that is not empty. what says what is expected.
 // Control characters, which quoted text can hold as escapes, are wanted nowhere.
 func (v value) text(what string) (string, bool) {
-	s, ok := v.scalar()
-	if !ok || s == "" || strings.ContainsFunc(s, unicode.IsControl) {
-		if m, ok := v.node.(*ast.MappingNode); ok && len(m.Values) > 0 {
-			v.fail("expected %s, found a mapping: text with a ':' in it may need quotes", what)
-			return "", false
-		}
+	s := v.node.text
+	if v.node.kind != scalar || s == "" || strings.ContainsFunc(s, unicode.IsControl) {
 		v.expected(what, "")
 		return "", false
 	}

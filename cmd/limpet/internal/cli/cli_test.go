@@ -172,7 +172,7 @@ func TestCheck(t *testing.T) {
 		{
 			[]string{broken, other, filepath.Join(dir, "none.yaml")},
 			1,
-			"D/broken.yaml:1:4: not valid YAML: sequence end token ']' not found\n" +
+			"D/broken.yaml:1:4: not valid YAML: expected ']' to what begins here, found the end of the file\n" +
 				"D/other.yaml:1:1: expected the configuration of an edge (with listeners) or of a mesh (with pools)\n" +
 				"open D/none.yaml: no such file or directory\n",
 			"limpet: 3 of 3 files with mistakes\n",
