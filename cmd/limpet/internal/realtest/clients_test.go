@@ -6,8 +6,7 @@ import (
 	"testing"
 )
 
-// TestClients is one mesh for all that other people's clients do: the demo's brokers behind PROXY v2 on all five transports, and
-// pools of mosquittos and of RabbitMQ on a TCP listener each.
+// TestClients is one mesh for all that other people's clients do, with the demo's brokers, which read PROXY v2 headers.
 func TestClients(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, "clients")
@@ -17,11 +16,11 @@ func TestClients(t *testing.T) {
 
 	t.Run("paho.golang", func(t *testing.T) {
 		t.Parallel()
-		everywhere(t, m, "v5", connectV5, transports)
+		everywhere(t, m, "v5", connectV5, transports, nil)
 	})
 	t.Run("paho.mqtt.golang", func(t *testing.T) {
 		t.Parallel()
-		everywhere(t, m, "v3", connectV3, transports)
+		everywhere(t, m, "v3", connectV3, transports, nil)
 	})
 	t.Run("mosquitto_pub and mosquitto_sub", func(t *testing.T) {
 		t.Parallel()
@@ -37,14 +36,18 @@ func TestClients(t *testing.T) {
 	})
 }
 
-// everywhere lets a session begin at each listener of each edge, and come home by another listener of another edge.
-func everywhere(t *testing.T, m *mesh, prefix string, connect library, listeners []string) {
+// everywhere lets a session begin at each listener of each edge, and come home by another listener of another edge. name, if not
+// nil, makes the client IDs.
+func everywhere(t *testing.T, m *mesh, prefix string, connect library, listeners []string, name func(string) string) {
+	if name == nil {
+		name = func(s string) string { return s }
+	}
 	for i, e := range m.edges {
 		for j, listener := range listeners {
 			next, afterNext := (i+1)%len(m.edges), (i+2)%len(m.edges)
 			t.Run(e.id+" "+listener, func(t *testing.T) {
 				h := &homecoming{
-					connect: connect, id: fmt.Sprintf("%s-%s-%s", prefix, e.id, listener),
+					connect: connect, name: name, id: fmt.Sprintf("%s-%s-%s", prefix, e.id, listener),
 					first:  door{e, listener},
 					second: door{m.edges[next], listeners[(j+1)%len(listeners)]},
 					third:  door{m.edges[afterNext], listeners[(j+2)%len(listeners)]},
@@ -66,6 +69,7 @@ func (d door) String() string { return d.edge.id + "/" + d.listener }
 // homecoming is a session's story: subscribe, receive, go offline, come back elsewhere.
 type homecoming struct {
 	connect              library
+	name                 func(string) string
 	id                   string
 	first, second, third door // of the subscriber, of the publisher, of the subscriber that comes back
 }
@@ -92,11 +96,11 @@ func (h *homecoming) run(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	publisher := h.open(t, h.second, options{id: h.id + "-pub", clean: true}, false)
+	publisher := h.open(t, h.second, options{id: h.name(h.id + "-pub"), clean: true}, false)
 	must(publisher.publish(kept))
 
 	// Live, the retained message first.
-	subscriber := h.open(t, h.first, options{id: h.id}, false)
+	subscriber := h.open(t, h.first, options{id: h.name(h.id)}, false)
 	must(subscriber.subscribe(topic+"/#", 2))
 	live := []message{kept}
 	for qos := range byte(3) {
@@ -115,12 +119,12 @@ func (h *homecoming) run(t *testing.T) {
 		queued = append(queued, message{topic + "/queued", fmt.Sprint(i), byte(1 + i%2), false})
 		must(publisher.publish(queued[i]))
 	}
-	subscriber = h.open(t, h.third, options{id: h.id}, true)
+	subscriber = h.open(t, h.third, options{id: h.name(h.id)}, true)
 	subscriber.inbox().await(t, true, queued...)
 
 	// A Will, of a client that is gone without a word.
 	will := message{topic + "/will", "gone", 1, false}
-	mortal := h.open(t, h.first, options{id: h.id + "-will", clean: true, will: &will}, false)
+	mortal := h.open(t, h.first, options{id: h.name(h.id + "-will"), clean: true, will: &will}, false)
 	mortal.drop()
 	subscriber.inbox().await(t, true, append(queued, will)...)
 	must(publisher.publish(message{topic: kept.topic, qos: 1, retained: true})) // cleared

@@ -185,6 +185,9 @@ func connectV5(e *edgeProc, listener string, o options) (client, bool, error) {
 	ack, err := c.Connect(ctx, connect)
 	if err != nil {
 		conn.Close()
+		if ack != nil {
+			err = fmt.Errorf("CONNACK %#x: %w", ack.ReasonCode, err)
+		}
 		return nil, false, err
 	}
 	return c, ack.SessionPresent, nil

@@ -3,6 +3,7 @@ package realtest
 import (
 	"context"
 	"crypto/tls"
+	"io"
 	"net"
 	"net/http"
 	"sync"
@@ -98,9 +99,13 @@ func dialQUIC(ctx context.Context, address string, conf *tls.Config) (net.Conn, 
 func (c *quicConn) LocalAddr() net.Addr  { return c.conn.LocalAddr() }
 func (c *quicConn) RemoteAddr() net.Addr { return c.conn.RemoteAddr() }
 
-// Close ends the stream in order, and with it the connection, since it has no other.
+// Close ends the stream, and the connection once the peer has ended it too: what is written last would be lost with it.
 func (c *quicConn) Close() error {
-	err := c.Stream.Close()
-	c.once.Do(func() { err = c.conn.CloseWithError(0, "") })
-	return err
+	c.once.Do(func() {
+		c.Stream.Close()
+		c.SetReadDeadline(time.Now().Add(time.Second))
+		io.Copy(io.Discard, c.Stream)
+		c.conn.CloseWithError(0, "")
+	})
+	return nil
 }
