@@ -23,6 +23,7 @@ type storeServers struct {
 	listen                       string
 	etcdPort, peerPort, natsPort uint16
 	only                         string
+	noSync                       bool
 	logLevel                     string
 }
 
@@ -58,7 +59,9 @@ directory can be given to a stand-alone etcd later.`,
 	f.Uint16Var(&s.peerPort, "peer-port", 2380, "port of etcd for other nodes, on loopback; 0 = any free")
 	f.Uint16Var(&s.natsPort, "nats-port", 4222, "port of NATS; 0 = any free")
 	f.StringVar(&s.only, "only", "", "run one of etcd, nats alone")
+	f.BoolVar(&s.noSync, "no-sync", false, "never wait for the disk: a crash of the machine may lose everything")
 	f.StringVar(&s.logLevel, "log-level", "info", "trace, debug, info, warn or error")
+	_ = f.MarkHidden("no-sync") // for the demo, whose data nobody misses; it is registered
 	return cmd
 }
 
@@ -73,7 +76,7 @@ func (s *storeServers) run(ctx context.Context, out io.Writer, log zerolog.Logge
 			return fmt.Errorf("--data: %w: choose a directory that this user may write", err)
 		}
 		etcd, err := embedded.StartEtcd(embedded.EtcdConfig{
-			Dir: dir, Logger: log,
+			Dir: dir, Logger: log, NoSync: s.noSync,
 			ClientAddr: address(s.listen, s.etcdPort), PeerAddr: address("127.0.0.1", s.peerPort),
 		})
 		if err != nil {

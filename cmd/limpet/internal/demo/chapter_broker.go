@@ -21,7 +21,7 @@ const (
 
 // withoutBroker: a broker is killed; its clients wait for it, and are re-placed when it does not come back in time.
 func (s *story) withoutBroker(ctx context.Context) error {
-	victim, mine, others := s.busiest((*actor).broker)
+	victim, mine, others := s.busiest((*actor).broker, "")
 	dead := slices.IndexFunc(s.mesh.brokers[:], func(c *child) bool { return c.name == victim })
 	if dead < 0 {
 		return errNobody

@@ -17,7 +17,12 @@ var errNobody = errors.New("demo: no client of the story is left")
 
 // withoutEdge: an edge is killed; its clients go to the others.
 func (s *story) withoutEdge(ctx context.Context) error {
-	victim, mine, others := s.busiest(func(a *actor) string { return edgeName(a.where().edge) })
+	// The next chapter needs the leader's word, and one that has just started would wait for 10 s before it gives it.
+	leader, err := s.mesh.leader(ctx)
+	if err != nil {
+		return err
+	}
+	victim, mine, others := s.busiest(func(a *actor) string { return edgeName(a.where().edge) }, leader)
 	dead := slices.IndexFunc(s.mesh.edges[:], func(c *child) bool { return c.name == victim })
 	if dead < 0 {
 		return errNobody
@@ -76,12 +81,15 @@ func (s *story) mark(text string, err error) string {
 	return s.out.green(text + " ✓")
 }
 
-// busiest finds what most of the connected actors have in common, and parts them.
-func (s *story) busiest(of func(*actor) string) (name string, with, without []*actor) {
+// busiest finds what most of the connected actors have in common, other than spared, and parts them.
+func (s *story) busiest(of func(*actor) string, spared string) (name string, with, without []*actor) {
 	count := map[string]int{}
 	there := s.connected()
 	for _, a := range there {
 		n := of(a)
+		if n == spared {
+			continue
+		}
 		if count[n]++; count[n] > count[name] || count[n] == count[name] && n < name {
 			name = n
 		}

@@ -75,7 +75,7 @@ func Run(ctx context.Context, o Options) (err error) {
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	out := newScreen(o.Out, func(err error) { cancel(fmt.Errorf("nobody reads the story: %w", err)) })
+	out := newScreen(o.Out, func(err error) { cancel(fmt.Errorf("%w: %w", errUnread, err)) })
 	m, err := newMesh(exe, dir, o.Shifted)
 	if err != nil {
 		return err
@@ -116,6 +116,9 @@ func (d *demo) start() error {
 
 // errInterrupted is what Run returns when it was stopped before it could say whether the story holds.
 var errInterrupted = errors.New("demo: stopped before the end of its story")
+
+// errUnread is returned when the output is closed.
+var errUnread = errors.New("demo: nobody reads the story")
 
 // interrupted turns the error of what ctx has ended into its cause; that the user ends a demo is no error.
 func (d *demo) interrupted(err error) error {
@@ -198,7 +201,7 @@ func creatable(path string) error {
 
 // tidy removes the demo's directory, but leaves the logs of one that failed.
 func tidy(dir string, err error) error {
-	if err == nil || errors.Is(err, errInterrupted) {
+	if err == nil || errors.Is(err, errInterrupted) || errors.Is(err, errUnread) {
 		return errors.Join(err, os.RemoveAll(dir))
 	}
 	const logs = "logs"

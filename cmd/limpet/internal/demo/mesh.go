@@ -86,7 +86,10 @@ func (m *mesh) addStores() {
 	data := filepath.Join(m.dir, "data")
 	m.etcd = m.sup.add(&child{
 		name: "etcd", ready: func(ctx context.Context) error { return get(ctx, m.etcdURL()+"/health", nil) },
-		args: []string{"store", "--only", "etcd", "--data", data, "--etcd-port", port(m.layout.etcd), "--peer-port", port(m.layout.peer)},
+		args: []string{
+			"store", "--only", "etcd", "--data", data, "--no-sync", // nobody misses the data; a slow disk would be missed
+			"--etcd-port", port(m.layout.etcd), "--peer-port", port(m.layout.peer),
+		},
 	})
 	m.nats = m.sup.add(&child{
 		name: "nats", ready: func(ctx context.Context) error { return natsReady(ctx, m.layout.nats) },
@@ -215,6 +218,17 @@ func edgeReady(ctx context.Context, admin string) error {
 		return errors.New(strings.TrimSpace(checks))
 	}
 	return nil
+}
+
+// leader asks the edges which of them leads.
+func (m *mesh) leader(ctx context.Context) (string, error) {
+	var checks string
+	if err := get(ctx, "http://"+m.layout.edges[0].Admin+"/readyz?verbose", &checks); err != nil {
+		return "", err
+	}
+	_, after, _ := strings.Cut(checks, "leader=")
+	name, _, _ := strings.Cut(after, " ")
+	return name, nil
 }
 
 // natsReady waits for the server's first word.
