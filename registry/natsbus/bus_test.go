@@ -194,8 +194,13 @@ func TestForgedMessages(t *testing.T) {
 		subject string
 		payload []byte
 	}{
-		{"E9.notice", notice}, {"e_9.notice", notice}, {strings.Repeat("e", 64) + ".notice", notice},
-		{"e9.later", notice}, {"e9.NOTICE", notice}, {"e9.notice", later}, {"e9.notice", nil},
+		{"E9.notice", notice},
+		{"e_9.notice", notice},
+		{strings.Repeat("e", 64) + ".notice", notice},
+		{"e9.later", notice},
+		{"e9.NOTICE", notice},
+		{"e9.notice", later},
+		{"e9.notice", nil},
 		{"e9.notice", append(bytes.Clone(notice), make([]byte, maxPayload)...)},
 		{"e9.notice", wire.AppendNotice(nil, registry.Notice{Pool: "../p", Key: "k", Revision: 7})},
 		{"e9.notice", wire.AppendNotice(nil, registry.Notice{Pool: "p", Key: "k"})},
