@@ -52,6 +52,27 @@ type layers struct {
 // In TLS 1.3 a broker judges the client certificate after the handshake: its refusal is the stream's first Read error.
 // Reason and Refused tell errors apart.
 func (d *Dialer) Dial(ctx context.Context, b *registry.Broker, header []byte) (relay.Stream, error) {
+	return d.dial(ctx, b, func(net.Conn) []byte { return header })
+}
+
+// dialOwn is Dial for a connection that no client asked for. Its PROXY header, if b wants one, announces the connection's own addresses:
+// the command LOCAL, which version 2 has for just this, crashes the connection in RabbitMQ as late as 3.12.0 (its issue 8654).
+func (d *Dialer) dialOwn(ctx context.Context, b *registry.Broker) (relay.Stream, error) {
+	return d.dial(ctx, b, func(conn net.Conn) []byte { return AppendProxy(nil, b.Proxy, ownOrigin(conn)) })
+}
+
+// ownOrigin is the origin of a connection of our own; nil where it has no TCP addresses.
+func ownOrigin(conn net.Conn) *relay.Origin {
+	from, okFrom := conn.LocalAddr().(*net.TCPAddr)
+	to, okTo := conn.RemoteAddr().(*net.TCPAddr)
+	if !okFrom || !okTo {
+		return nil
+	}
+	return &relay.Origin{Client: from.AddrPort(), Server: to.AddrPort()}
+}
+
+// dial is Dial with a header that is made when there is a connection to make it of.
+func (d *Dialer) dial(ctx context.Context, b *registry.Broker, header func(net.Conn) []byte) (relay.Stream, error) {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, registry.DefaultDialTimeout)
@@ -86,7 +107,7 @@ func (d *Dialer) Dial(ctx context.Context, b *registry.Broker, header []byte) (r
 }
 
 // attempt tries one address with its share of the time: left addresses, this one included, have not been tried.
-func (d *Dialer) attempt(ctx context.Context, on layers, addr netip.AddrPort, left int, header []byte) (relay.Stream, error) {
+func (d *Dialer) attempt(ctx context.Context, on layers, addr netip.AddrPort, left int, header func(net.Conn) []byte) (relay.Stream, error) {
 	end, _ := ctx.Deadline()
 	ctx, cancel := context.WithTimeout(ctx, time.Until(end)/time.Duration(left))
 	defer cancel()
@@ -94,8 +115,8 @@ func (d *Dialer) attempt(ctx context.Context, on layers, addr netip.AddrPort, le
 	if err != nil {
 		return nil, err
 	}
-	if len(header) > 0 {
-		conn = &prefixed{Conn: conn, prefix: bytes.Clone(header)}
+	if prefix := header(conn); len(prefix) > 0 {
+		conn = &prefixed{Conn: conn, prefix: bytes.Clone(prefix)}
 	}
 	stream, err := on.shake(ctx, conn)
 	if err != nil {

@@ -15,10 +15,10 @@ import (
 const probeKeepAlive = 30
 
 // ProbeTCP asks whether b accepts connections: it dials, through TLS and the WebSocket upgrade where b has them, and closes.
-// Where b wants a PROXY header it gets one that says that the connection is our own, so that it has nothing to complain of.
+// Where b wants a PROXY header it gets one, with the connection's own addresses, so that it has nothing to complain of.
 // It takes no longer than ctx allows.
 func (d *Dialer) ProbeTCP(ctx context.Context, b *registry.Broker) error {
-	stream, err := d.Dial(ctx, b, AppendProxy(nil, b.Proxy, nil))
+	stream, err := d.dialOwn(ctx, b)
 	if err != nil {
 		return err
 	}
@@ -46,7 +46,7 @@ func (d *Dialer) ProbeMQTT(ctx context.Context, b *registry.Broker, clientID str
 	connect := mqtt.AppendConnect(nil, &mqtt.Connect{
 		Version: mqtt.V311, ClientID: []byte(clientID), CleanStart: true, KeepAlive: probeKeepAlive,
 	})
-	stream, err := d.Dial(ctx, b, AppendProxy(nil, b.Proxy, nil))
+	stream, err := d.dialOwn(ctx, b)
 	if err != nil {
 		return err
 	}

@@ -58,6 +58,18 @@ const (
 	disconnect   = "\xe0\x00"
 )
 
+// introduced checks that a probe's header, if there is one, names loopback addresses with the command PROXY: RabbitMQ does not survive LOCAL.
+func introduced(t *testing.T, h *proxyproto.Header) {
+	t.Helper()
+	if h == nil {
+		return
+	}
+	from, to, ok := h.TCPAddrs()
+	if !ok || !h.Command.IsProxy() || !from.IP.IsLoopback() || from.Port == 0 || !to.IP.IsLoopback() || to.Port == 0 {
+		t.Errorf("header %+v, want the probe's own addresses", h)
+	}
+}
+
 func TestProbeTCP(t *testing.T) {
 	d := newDialer(t, nil)
 	for _, mode := range []registry.ProxyProtocol{registry.ProxyNone, registry.ProxyV1, registry.ProxyV2} {
@@ -72,9 +84,7 @@ func TestProbeTCP(t *testing.T) {
 		if got.bytes != "" {
 			t.Errorf("%q: the probe sent % x", mode, got.bytes)
 		}
-		if got.header != nil && !got.header.Command.IsLocal() {
-			t.Errorf("%q: header %+v, want one of our own", mode, got.header)
-		}
+		introduced(t, got.header)
 	}
 	b := tcpBroker(closedPort(t, "127.0.0.1"))
 	if err := d.ProbeTCP(within(t, patience), b); !Refused(err) {
@@ -126,9 +136,7 @@ func TestProbeMQTT(t *testing.T) {
 			if got.bytes != c.sent {
 				t.Errorf("%s, %q: the probe sent % x, want % x", c.name, mode, got.bytes, c.sent)
 			}
-			if got.header != nil && !got.header.Command.IsLocal() {
-				t.Errorf("%s: header %+v", c.name, got.header)
-			}
+			introduced(t, got.header)
 		}
 	}
 }

@@ -43,7 +43,7 @@ const (
 )
 
 // AppendProxy appends the PROXY protocol header that introduces o's client to a broker, in the version that mode names;
-// nothing for registry.ProxyNone. A nil o is a connection of our own (a probe).
+// nothing for registry.ProxyNone. A nil o is a connection of our own.
 //
 // Version 1 is one line with the addresses; a mixed pair of families becomes a TCP6 line with the IPv4 address mapped, and a
 // client whose address is unknown (or a nil o) is UNKNOWN. Version 2 has the command PROXY, or LOCAL where version 1 says UNKNOWN, and the
