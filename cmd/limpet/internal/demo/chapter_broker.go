@@ -26,16 +26,17 @@ func (s *story) withoutBroker(ctx context.Context) error {
 	if dead < 0 {
 		return errNobody
 	}
-	s.chapter("Without "+victim, fmt.Sprintf("%s is killed with %d sessions in its memory (kill -9). Its clients are held off for 2 s, in case", victim, len(mine)),
-		"it comes back (rehome_after); then others take them. Their sessions are gone, and they are told so.")
+	s.chapter("Without "+victim, fmt.Sprintf("%s is killed (-9) with %d sessions, which are in its memory only. Its", victim, len(mine)),
+		"clients are held off for 2 s, in case it comes back (rehome_after); then other",
+		"brokers take them, and tell them that their sessions are gone.")
 	if err := s.awaitJudge(ctx); err != nil {
 		return err
 	}
-	closed := s.claim("clients of a killed broker are disconnected within %s", seconds(closedWithin))
-	back := s.claim("and are back on another within %s of retrying, told honestly: Session Present 0", seconds(backWithin))
-	untouched := s.claim("clients of the other brokers notice nothing")
-	newKeys := s.claim("the broker, started again, gets new clients")
-	stay := s.claim("and those that were re-placed stay where they are, sessions intact")
+	closed := s.claim("broker killed: its clients are disconnected within %v", closedWithin)
+	back := s.claim("broker killed: back on another within %v, told the truth: Session Present 0", backWithin)
+	untouched := s.claim("broker killed: clients of the other brokers notice nothing")
+	newKeys := s.claim("broker back: new clients are placed on it")
+	stay := s.claim("broker back: those that were re-placed stay, sessions intact")
 
 	watched := watch(others)
 	b := newBoard("", "MQTT", "was on", "closed after", "refused", "back after", "now on", "session")
@@ -95,7 +96,8 @@ func (s *story) awaitJudge(ctx context.Context) error {
 	}
 	began := time.Now()
 	end := s.out.live(func() []string {
-		return []string{indent + s.out.faint(fmt.Sprintf("First, patience: the mesh calls no broker dead before it is %s old ... %s", seconds(registry.SessionTTL), seconds(time.Since(began))))}
+		waited := seconds(time.Since(began))
+		return []string{indent + s.out.faint(fmt.Sprintf("Patience: a new leader listens to all edges for %v before it judges ... %s", registry.SessionTTL, waited))}
 	})
 	defer end()
 	select {
@@ -111,7 +113,7 @@ func (s *story) rehome(ctx context.Context, a *actor, victim string, row int, b 
 	began := time.Now()
 	var present bool
 	for refused := 0; ; refused++ {
-		b.set(row, 4, fmt.Sprintf("%d times", refused))
+		b.set(row, 4, fmt.Sprintf("%d×", refused))
 		var err error
 		if present, err = a.come(ctx, anywhere()); err == nil {
 			break

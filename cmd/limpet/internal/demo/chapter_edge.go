@@ -27,10 +27,10 @@ func (s *story) withoutEdge(ctx context.Context) error {
 	if dead < 0 {
 		return errNobody
 	}
-	s.chapter("Without "+victim, fmt.Sprintf("Edges keep nothing that matters. %s is killed with %d clients on it (kill -9).", victim, len(mine)))
-	back := s.claim("clients of a killed edge come home by the others at their first retry, Session Present")
-	untouched := s.claim("clients of the other edges notice nothing")
-	again := s.claim("the edge, started again, brings clients home as before")
+	s.chapter("Without "+victim, fmt.Sprintf("An edge keeps nothing that matters. %s is killed (-9) with %d clients on it.", victim, len(mine)))
+	back := s.claim("edge killed: its clients come home by others at their first retry")
+	untouched := s.claim("edge killed: clients of the other edges notice nothing")
+	again := s.claim("edge back: it brings clients home as before")
 
 	watched := watch(others)
 	b := newBoard("", "MQTT", "was by", "noticed after", "back by", "home")

@@ -17,16 +17,16 @@ const (
 	newcomers = 6
 	// blindAfter: edges whose watch was silent for longer than 3 s count the store as gone, and whoever leads waits a
 	// session's time again, once it is back, before it speaks of a broker as down. We are careful.
-	blindAfter = 2 * time.Second
+	blindAfter = 2500 * time.Millisecond
 )
 
 // withoutEtcd: the store is stopped and comes back.
 func (s *story) withoutEtcd(ctx context.Context) error {
-	s.chapter("Without etcd", "etcd keeps who belongs where. It is stopped; the edges go on with what they know.")
-	talk := s.claim("with etcd away, connected clients exchange messages")
-	known := s.claim("with etcd away, known clients come home by another edge")
-	fresh := s.claim("with etcd away, new clients are accepted, and all edges agree where they live")
-	written := s.claim("with etcd back, the records of those clients are written")
+	s.chapter("Without etcd", "etcd keeps who belongs where. It is stopped; the edges know enough to go on.")
+	talk := s.claim("etcd away: connected clients exchange messages")
+	known := s.claim("etcd away: known clients come home by another edge")
+	fresh := s.claim("etcd away: new clients are accepted, and all edges agree on their broker")
+	written := s.claim("etcd back: the records of the new clients are written")
 
 	stopped := time.Now()
 	s.mesh.etcd.stop()

@@ -291,7 +291,7 @@ func TestKilled(t *testing.T) {
 	if err := r.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	<-r.done // its output is inherited: this is the children's end too, or WaitDelay's
+	<-r.done
 	for _, p := range s.processes() {
 		r.poll("the end of its processes", func() error {
 			if alive(p.PID) {

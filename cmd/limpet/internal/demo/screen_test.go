@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,11 +12,14 @@ import (
 
 // terminal understands the little that a screen writes.
 type terminal struct {
+	mu     sync.Mutex
 	rows   []string // without colours
 	cursor int
 }
 
 func (v *terminal) Write(p []byte) (int, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	text := string(p)
 	for text != "" {
 		if v.cursor == len(v.rows) {
@@ -50,26 +54,48 @@ func (v *terminal) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (v *terminal) String() string { return strings.TrimRight(strings.Join(v.rows, "\n"), "\n") }
+func (v *terminal) String() string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return strings.TrimRight(strings.Join(v.rows, "\n"), "\n")
+}
+
+// block is what a test draws, and draws differently later.
+type block struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (b *block) set(lines ...string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lines = lines
+}
+
+func (b *block) draw() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.lines
+}
 
 func TestLiveBlockIsDrawnInPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := &terminal{}
 		s := &screen{w: v, colours: true, size: func() (int, int) { return 80, 24 }, failed: func(err error) { t.Error(err) }}
 		s.line("before")
-		lines := []string{s.green("one"), "two"}
-		end := s.live(func() []string { return lines })
+		b := &block{lines: []string{s.green("one"), "two"}}
+		end := s.live(b.draw)
 		synctest.Wait()
 		if got := v.String(); got != "before\none\ntwo" {
 			t.Errorf("first:\n%s", got)
 		}
-		lines = []string{"ONE", "two", "three"}
+		b.set("ONE", "two", "three")
 		time.Sleep(2 * repaint)
 		synctest.Wait()
 		if got := v.String(); got != "before\nONE\ntwo\nthree" {
 			t.Errorf("grown:\n%s", got)
 		}
-		lines = []string{"the end"}
+		b.set("the end")
 		end()
 		s.line("after")
 		if got := v.String(); got != "before\nthe end\nafter" {
@@ -89,14 +115,14 @@ func TestBlockThatIsPrintedOnce(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			v := &terminal{}
 			s := &screen{w: v, size: size, failed: func(err error) { t.Error(err) }}
-			lines := []string{"first, still changing", "second"}
-			end := s.live(func() []string { return lines })
+			b := &block{lines: []string{"first, still changing", "second"}}
+			end := s.live(b.draw)
 			time.Sleep(2 * repaint)
 			synctest.Wait()
 			if got := v.String(); got != "" {
 				t.Errorf("%s: early:\n%s", name, got)
 			}
-			lines = []string{"first", "second"}
+			b.set("first", "second")
 			end()
 			if got := v.String(); got != "first\nsecond" {
 				t.Errorf("%s:\n%s", name, got)

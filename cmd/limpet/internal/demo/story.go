@@ -14,6 +14,8 @@ const (
 	crowd = 16
 	// queued is how many messages wait for each client.
 	queued = 5
+	// sceneTime is how long the crowd's comings are spread on a terminal.
+	sceneTime = 1500 * time.Millisecond
 )
 
 // story is what the demo tells, and proves while it tells it.
