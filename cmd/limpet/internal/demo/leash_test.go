@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -80,6 +81,16 @@ func TestLeash(t *testing.T) {
 	release()
 	if _, _, err := Leash(t.Context(), s.leashPath(), "e1"); !errors.Is(err, ErrNoDemo) {
 		t.Errorf("a leash to a demo that is gone: %v", err)
+	}
+}
+
+func TestDirectoryOfALongName(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), strings.Repeat("long", 30))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newSupervisor("limpet", dir); !errors.Is(err, errLongName) || !strings.Contains(err.Error(), "TMPDIR") {
+		t.Errorf("%v: want what to do", err)
 	}
 }
 

@@ -2,6 +2,7 @@ package demo
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -36,6 +37,11 @@ type notice struct {
 	how   string // it ended; "" = it is back
 }
 
+// socketName is how long the name of a socket may be everywhere: 104 bytes with a NUL on some systems, 108 on Linux.
+const socketName = 103
+
+var errLongName = errors.New("demo: the temporary directory's name is too long")
+
 func newSupervisor(exe, dir string) (*supervisor, error) {
 	s := &supervisor{
 		exe: exe, dir: dir, logs: filepath.Join(dir, "logs"),
@@ -47,6 +53,9 @@ func newSupervisor(exe, dir string) (*supervisor, error) {
 	}
 	var err error
 	if s.socket, err = net.Listen("unix", s.leashPath()); err != nil {
+		if len(s.leashPath()) > socketName {
+			err = fmt.Errorf("%w: set TMPDIR to a directory of a shorter name (%w)", errLongName, err)
+		}
 		return nil, err
 	}
 	s.wg.Go(s.launcher)
@@ -113,7 +122,7 @@ func (s *supervisor) close() error {
 	s.mu.Lock()
 	s.closed = true
 	for c := range s.leashes {
-		err = errors.Join(err, c.Close())
+		_ = c.Close() // the other side may have been quicker
 	}
 	s.mu.Unlock()
 	close(s.launches)
