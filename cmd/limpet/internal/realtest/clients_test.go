@@ -16,11 +16,11 @@ func TestClients(t *testing.T) {
 
 	t.Run("paho.golang", func(t *testing.T) {
 		t.Parallel()
-		everywhere(t, m, "v5", connectV5, transports, nil)
+		everywhere(t, m, crowd{prefix: "v5", connect: connectV5, listeners: transports})
 	})
 	t.Run("paho.mqtt.golang", func(t *testing.T) {
 		t.Parallel()
-		everywhere(t, m, "v3", connectV3, transports, nil)
+		everywhere(t, m, crowd{prefix: "v3", connect: connectV3, listeners: transports})
 	})
 	t.Run("mosquitto_pub and mosquitto_sub", func(t *testing.T) {
 		t.Parallel()
@@ -36,21 +36,31 @@ func TestClients(t *testing.T) {
 	})
 }
 
-// everywhere lets a session begin at each listener of each edge, and come home by another listener of another edge. name, if not
-// nil, makes the client IDs.
-func everywhere(t *testing.T, m *mesh, prefix string, connect library, listeners []string, name func(string) string) {
-	if name == nil {
-		name = func(s string) string { return s }
+// crowd says who comes home, by which listeners.
+type crowd struct {
+	prefix    string
+	connect   library
+	listeners []string
+	name      func(string) string // makes the client IDs, if not nil
+	large     int                 // bytes of the largest message; 0 = a megabyte
+}
+
+// everywhere lets a session begin at each listener of each edge, and come home by another listener of another edge.
+func everywhere(t *testing.T, m *mesh, c crowd) {
+	if c.name == nil {
+		c.name = func(s string) string { return s }
+	}
+	if c.large == 0 {
+		c.large = 1 << 20
 	}
 	for i, e := range m.edges {
-		for j, listener := range listeners {
-			next, afterNext := (i+1)%len(m.edges), (i+2)%len(m.edges)
+		for j, listener := range c.listeners {
 			t.Run(e.id+" "+listener, func(t *testing.T) {
 				h := &homecoming{
-					connect: connect, name: name, id: fmt.Sprintf("%s-%s-%s", prefix, e.id, listener),
+					crowd: c, id: fmt.Sprintf("%s-%s-%s", c.prefix, e.id, listener),
 					first:  door{e, listener},
-					second: door{m.edges[next], listeners[(j+1)%len(listeners)]},
-					third:  door{m.edges[afterNext], listeners[(j+2)%len(listeners)]},
+					second: door{m.edges[(i+1)%len(m.edges)], c.listeners[(j+1)%len(c.listeners)]},
+					third:  door{m.edges[(i+2)%len(m.edges)], c.listeners[(j+2)%len(c.listeners)]},
 				}
 				h.run(t)
 			})
@@ -68,8 +78,7 @@ func (d door) String() string { return d.edge.id + "/" + d.listener }
 
 // homecoming is a session's story: subscribe, receive, go offline, come back elsewhere.
 type homecoming struct {
-	connect              library
-	name                 func(string) string
+	crowd
 	id                   string
 	first, second, third door // of the subscriber, of the publisher, of the subscriber that comes back
 }
@@ -106,7 +115,7 @@ func (h *homecoming) run(t *testing.T) {
 	for qos := range byte(3) {
 		live = append(live, message{topic + "/live", fmt.Sprint("at most once, at least once, exactly once: ", qos), qos, false})
 	}
-	live = append(live, message{topic + "/large", strings.Repeat("0123456789abcdef", 1<<16), 1, false})
+	live = append(live, message{topic + "/large", strings.Repeat("0123456789abcdef", h.large/16), 1, false})
 	for _, m := range live[1:] {
 		must(publisher.publish(m))
 	}

@@ -2,7 +2,7 @@
 // clients, put together as a site would.
 //
 //	go test ./cmd/limpet/internal/realtest
-//	LIMPET_DRILLS=1 go test -run TestDrill ./cmd/limpet/internal/realtest
+//	LIMPET_DRILLS=1 go test -count=1 -v -run TestConnack ./cmd/limpet/internal/realtest
 //
 // Every part of a mesh is a process of its own, so that any can be killed or frozen by itself: `limpet store`, three edges with all
 // their listeners, and brokers. What the tests say of a broker is seen at the broker, what they say of a record is read from

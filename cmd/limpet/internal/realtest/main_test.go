@@ -1,11 +1,16 @@
 package realtest
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"testing"
+
+	// The binary is built of this: imported, so that no cached result outlives a change of it.
+	_ "github.com/limpet-mesh/limpet/cmd/limpet/internal/cli"
 )
 
 // limpet is the path of the binary under test, built once per run.
@@ -14,6 +19,10 @@ var limpet string
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == fmt.Sprint(runtime.GOMAXPROCS(0)) { // its default
+		f.Value.Set("6") // the tests wait more than they work
+	}
 	dir, err := os.MkdirTemp("", "limpet-real-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -11,6 +11,10 @@ import (
 // mqttJS runs mqttjs.mjs, which has 24 sessions: three edges, four transports, two versions.
 func mqttJS(t *testing.T, m *mesh) {
 	node := program(t, "node")
+	const script = "mqttjs.mjs"
+	if _, err := os.Stat(script); err != nil { // and go test knows now that the result depends on it
+		t.Fatal(err)
+	}
 	if _, err := os.Stat("node_modules/mqtt"); err != nil {
 		missing(t, "MQTT.js is not installed (npm ci in cmd/limpet/internal/realtest, or make deps)")
 	}
@@ -26,7 +30,7 @@ func mqttJS(t *testing.T, m *mesh) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := command(t, 2*time.Minute, b, node, "mqttjs.mjs")
+	out, err := command(t, 2*time.Minute, b, node, script)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, tail(out, 5))
 	}

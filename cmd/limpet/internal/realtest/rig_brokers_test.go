@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 )
 
@@ -57,14 +56,20 @@ func demoBrokers(t testing.TB, dir string, n int) []*broker {
 	return all
 }
 
-// mosquittos starts n standalone mosquittos that keep their sessions on disk, with no PROXY protocol, since they have none.
-func mosquittos(t *testing.T, dir string, n int) []*broker {
+// mosquitto is a standalone one that keeps its sessions on disk. It has no PROXY protocol.
+type mosquitto struct {
+	broker
+	tls, ws string // further addresses; the first wants a client certificate
+}
+
+func mosquittos(t *testing.T, dir string, ca *pki, n int) []*mosquitto {
 	t.Helper()
 	path := program(t, "mosquitto", "/usr/sbin/mosquitto")
-	all := make([]*broker, n)
+	all := make([]*mosquitto, n)
 	for i := range n {
-		b := &broker{id: fmt.Sprintf("mosquitto-%d", i+1), address: fmt.Sprintf("127.0.0.1:%d", freePort(t))}
-		_, port, _ := strings.Cut(b.address, ":")
+		ports := [3]int{freePort(t), freePort(t), freePort(t)}
+		at := func(i int) string { return fmt.Sprintf("127.0.0.1:%d", ports[i]) }
+		b := &mosquitto{broker{id: fmt.Sprintf("mosquitto-%d", i+1), address: at(0)}, at(1), at(2)}
 		all[i] = b
 		data := filepath.Join(dir, b.id)
 		if err := os.Mkdir(data, 0o700); err != nil {
@@ -74,13 +79,16 @@ func mosquittos(t *testing.T, dir string, n int) []*broker {
 		if os.Getuid() == 0 {
 			user = "user root\n" // it may not read our directory as anybody else
 		}
-		conf := writeFile(t, filepath.Join(dir, b.id+".conf"), user+
-			"listener "+port+" 127.0.0.1\nallow_anonymous true\nlog_dest stderr\nlog_type all\nconnection_messages true\n"+
-			"persistence true\npersistence_location "+data+"/\nmax_queued_messages 0\n")
+		conf := writeFile(t, filepath.Join(dir, b.id+".conf"), user+fmt.Sprintf(
+			"allow_anonymous true\nlog_dest stderr\nlog_type all\npersistence true\npersistence_location %s/\nmax_queued_messages 0\n"+
+				"listener %d 127.0.0.1\nlistener %d 127.0.0.1\ncafile %s\ncertfile %s\nkeyfile %s\nrequire_certificate true\n"+
+				"listener %d 127.0.0.1\nprotocol websockets\n", data, ports[0], ports[1], ca.ca, ca.cert, ca.key, ports[2]))
 		b.proc = start(t, dir, b.id, nil, path, "-c", conf)
 	}
 	for _, b := range all {
-		listening(t, patience, b.proc, b.address)
+		for _, address := range []string{b.address, b.tls, b.ws} {
+			listening(t, patience, b.proc, address)
+		}
 	}
 	return all
 }

@@ -87,7 +87,6 @@ type pahoV3 struct {
 	paho3.Client
 	in   inbox
 	conn net.Conn // under it, for drop
-	once sync.Once
 }
 
 var schemes = map[string]string{"tls": "ssl", "ws": "ws", "wss": "wss"}

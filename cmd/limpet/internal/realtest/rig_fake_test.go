@@ -174,13 +174,6 @@ func (l *ledger) homes(id string) []string {
 	return out
 }
 
-// forget begins anew.
-func (l *ledger) forget() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	clear(l.accepted)
-}
-
 // judge returns the one broker of each client ID that begins with prefix, and those IDs that had more than one.
 func (l *ledger) judge(prefix string) (home map[string]string, split []string) {
 	l.mu.Lock()

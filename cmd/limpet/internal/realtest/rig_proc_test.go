@@ -1,11 +1,8 @@
 package realtest
 
 import (
-	"bufio"
 	"bytes"
-	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -292,16 +289,4 @@ func listening(t testing.TB, within time.Duration, p *proc, address string) {
 		c.Close()
 		return true, nil
 	})
-}
-
-// lines reads r line by line until it ends.
-func lines(r io.Reader, each func(string)) error {
-	s := bufio.NewScanner(r)
-	for s.Scan() {
-		each(s.Text())
-	}
-	if err := s.Err(); err != nil && !errors.Is(err, os.ErrClosed) {
-		return err
-	}
-	return nil
 }

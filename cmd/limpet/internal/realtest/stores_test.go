@@ -263,4 +263,3 @@ func (c *conversation) stop(t *testing.T) {
 	c.sub.leave()
 	c.pub.leave()
 }
-
