@@ -143,11 +143,12 @@ func (l *Listener) shakeHands(conn net.Conn, o *relay.Origin, deadline time.Time
 }
 
 // shakeTLS is the TLS handshake.
-func (l *Listener) shakeTLS(conn net.Conn, o *relay.Origin) (*tls.Conn, error) {
+func (l *Listener) shakeTLS(conn *headConn, o *relay.Origin) (*tls.Conn, error) {
 	tc := tls.Server(conn, l.certs.outer)
 	if err := tc.Handshake(); err != nil {
 		return nil, failed(ReasonTLSHandshake, fmt.Errorf("listen: TLS handshake: %w", err))
 	}
+	acknowledge(conn.Conn)
 	o.TLS = tlsOrigin(tc.ConnectionState())
 	return tc, nil
 }

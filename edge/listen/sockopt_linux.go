@@ -37,3 +37,18 @@ func tuneListener(_, _ string, c syscall.RawConn) error {
 	}
 	return failed
 }
+
+// acknowledge tells the client at once that its last bytes have come. The system would wait up to 40 ms for something to send along
+// with it, and a client without TCP_NODELAY (mosquitto's, for one) sends nothing more before that: its CONNECT would wait behind the end
+// of its TLS handshake, to which TLS 1.3 has no answer.
+func acknowledge(conn net.Conn) {
+	c, ok := conn.(syscall.Conn)
+	if !ok {
+		return
+	}
+	rc, err := c.SyscallConn()
+	if err != nil {
+		return // it is closed
+	}
+	_ = rc.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_QUICKACK, 1) })
+}

@@ -1,8 +1,13 @@
 package listen
 
 import (
+	"crypto/tls"
+	"net"
 	"syscall"
 	"testing"
+	"time"
+
+	"github.com/limpet-mesh/limpet/edge/relay"
 )
 
 // A driver that accepts by itself finds the options set on every connection.
@@ -60,5 +65,34 @@ func TestServeKeepsOptions(t *testing.T) {
 			t.Errorf("TCP_KEEPIDLE = %d, %v", v, err)
 		}
 	})
+	_ = c.Close()
+}
+
+// A client that waits for the acknowledgement of its handshake before it sends its CONNECT does not wait for a timer.
+func TestTLSHandshakesAreAcknowledgedAtOnce(t *testing.T) {
+	ca := newAuthority(t)
+	quick := make(chan int, 1)
+	l := startWith(t, config(t, TLS, ca), func(s relay.Stream, _ relay.Origin, _ time.Time) {
+		defer s.Close()
+		rc, err := s.(*tls.Conn).NetConn().(*headConn).Conn.(*net.TCPConn).SyscallConn()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_ = rc.Control(func(fd uintptr) {
+			v, err := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_QUICKACK)
+			if err != nil {
+				t.Error(err)
+			}
+			quick <- v
+		})
+	})
+	c := tls.Client(dial(t, l.Addr()), ca.client())
+	if err := c.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	if v := <-quick; v != 1 {
+		t.Errorf("TCP_QUICKACK = %d after the handshake, want 1", v)
+	}
 	_ = c.Close()
 }
