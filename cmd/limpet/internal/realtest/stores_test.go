@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// TestStoreFaults stops the real servers under a mesh: etcd, then NATS, then both.
+// TestStoreFaults stops the real servers under a mesh: etcd, then NATS, then both; then both stand still without a word.
 func TestStoreFaults(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, "faults")
@@ -42,13 +42,45 @@ func TestStoreFaults(t *testing.T) {
 	})
 
 	talk := newConversation(t, m)
-	for _, fault := range []struct {
-		name       string
-		etcd, nats bool
-	}{{"etcd", true, false}, {"NATS", false, true}, {"etcd and NATS", true, true}} {
-		t.Run("without "+fault.name, func(t *testing.T) { f.run(t, fault.etcd, fault.nats, talk) })
+	for _, fault := range []fault{
+		{name: "etcd killed", etcd: true},
+		{name: "NATS killed", nats: true},
+		{name: "etcd and NATS killed", etcd: true, nats: true},
+		{name: "etcd and NATS frozen", etcd: true, nats: true, frozen: true},
+	} {
+		t.Run(fault.name, func(t *testing.T) { f.run(t, fault, talk) })
 	}
 	talk.stop(t)
+}
+
+// fault says what happens to the stores.
+type fault struct {
+	name       string
+	etcd, nats bool // which of them
+	frozen     bool // they are there, and do nothing
+}
+
+func (f fault) begin(s *stores) {
+	for p, concerned := range map[*proc]bool{s.etcd: f.etcd, s.nats: f.nats} {
+		switch {
+		case concerned && f.frozen:
+			p.freeze()
+		case concerned:
+			p.kill()
+		}
+	}
+}
+
+func (f fault) end(t *testing.T, s *stores) {
+	t.Helper()
+	for p, concerned := range map[*proc]bool{s.etcd: f.etcd, s.nats: f.nats} {
+		switch {
+		case concerned && f.frozen:
+			p.thaw()
+		case concerned:
+			p.start(t)
+		}
+	}
 }
 
 // faults keeps count of the clients of the counting pool over all faults.
@@ -85,23 +117,17 @@ func (f *faults) connect(t *testing.T, e *edgeProc, id string, wantSession bool)
 	}
 }
 
-func (f *faults) run(t *testing.T, etcd, nats bool, talk *conversation) {
+func (f *faults) run(t *testing.T, what fault, talk *conversation) {
 	f.round++
-	s := f.m.stores
-	if etcd {
-		s.etcd.kill()
-	}
-	if nats {
-		s.nats.kill()
-	}
+	what.begin(f.m.stores)
 	gone := talk.count()
 	// At once, while the edges may not have noticed, and again when they say that they have.
 	f.visit(t, fmt.Sprintf("fresh-%d-a", f.round))
 	for _, e := range f.m.edges {
-		if etcd {
+		if what.etcd {
 			e.awaitCheck(t, patience, "store ", "degraded")
 		}
-		if nats {
+		if what.nats {
 			e.awaitCheck(t, patience, "bus ", "degraded")
 		}
 		if status, _, err := e.get("/readyz"); err != nil || status != 200 {
@@ -112,16 +138,10 @@ func (f *faults) run(t *testing.T, etcd, nats bool, talk *conversation) {
 	talk.goesOn(t, gone)
 
 	var late *edgeProc
-	if etcd {
+	if what.etcd {
 		late = f.startBlind(t)
 	}
-	if etcd {
-		s.etcd.start(t)
-		s.etcd.lineWith(t, patience, "etcd http")
-	}
-	if nats {
-		s.nats.start(t)
-	}
+	what.end(t, f.m.stores)
 	back := time.Now()
 	f.m.awaitReady(t, 2*patience)
 	t.Logf("all edges were well %v after the return", time.Since(back).Round(time.Millisecond))
