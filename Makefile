@@ -17,7 +17,7 @@ help: ## Show this list
 
 .PHONY: build
 build: ## Build bin/limpet
-	go build -trimpath -o bin/limpet ./cmd/limpet
+	go build -o bin/limpet ./cmd/limpet
 
 .PHONY: test
 test: ## Run all tests with the race detector (CI=true: a missing program fails its tests instead of skipping them)
