@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -24,6 +25,7 @@ type conn struct {
 	pend   [2][]byte // to be written to this side: its socket was full
 	slot   uint32
 	addr   uint8 // index of the target's address that is being dialed
+	until  int64 // when the next address gets its turn; counts while dialing
 	armed  int64 // when the wheel will look at us; 0 = it will not
 
 	readable [2]bool // the kernel may have bytes of this side
@@ -68,11 +70,15 @@ func (c *conn) watch(side Side) error {
 }
 
 func (c *conn) event(side Side, events uint32) {
+	gen := c.gen[side]
 	if side == Broker && c.dialing {
 		if events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) == 0 {
 			return
 		}
-		c.connected()
+		if c.connected(); c.gen[side] != gen {
+			c.read()
+			return // it could not be, and the rest of the event is about a descriptor that is closed
+		}
 	}
 	const closing = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
 	if events&(unix.EPOLLIN|closing) != 0 {
@@ -84,8 +90,22 @@ func (c *conn) event(side Side, events uint32) {
 	if events&unix.EPOLLOUT != 0 && len(c.pend[side]) > 0 {
 		c.flush(side)
 	}
+	c.read()
+}
+
+// read reads both sides as far as that is welcome.
+func (c *conn) read() {
 	c.pump(Client)
 	c.pump(Broker)
+	if !c.queued {
+		c.pump(Client) // what held it back may have gone with the broker
+	}
+}
+
+// turn feeds an event that no socket brought, and reads on: what was not welcome before it may be so now, and brings no event again.
+func (c *conn) turn(event func(out []Action) []Action) {
+	c.feed(event)
+	c.read()
 }
 
 // pump reads side and feeds the session, until there is nothing to read, the other side is full, or the budget is spent.
@@ -139,7 +159,8 @@ func (c *conn) carryOut(out []Action) {
 		switch a := out[i]; a.Op {
 		case OpWrite:
 			if err := c.send(a.Side, a.Data); err != 0 {
-				out = c.s.Failed(a.Side, ReasonNone, err.Error(), l.now, out)
+				c.readable[a.Side] = true // to its end
+				out = c.s.Unwritable(a.Side, err.Error(), l.now, out)
 			}
 		case OpShutdown:
 			if len(c.pend[a.Side]) > 0 {
@@ -158,7 +179,7 @@ func (c *conn) carryOut(out []Action) {
 				continue
 			}
 			q.Connect = &k
-			q.Err = c.failure
+			q.Err, c.failure = c.failure, nil
 			l.yield = true
 			if ans, ok := c.owner.Route(c, q); ok {
 				if ans.Target != nil && ans.Target.Dial != nil {
@@ -171,9 +192,12 @@ func (c *conn) carryOut(out []Action) {
 				out = c.s.Routed(ans, l.now, out)
 			}
 		case OpDial:
-			c.addr, c.failure = 0, nil
+			c.addr = 0
 			out = c.dial(out)
 		case OpDrop:
+			if c.dialing {
+				c.failure = errDialTimeout
+			}
 			c.close(Broker)
 		case OpAccepted:
 			l.yield = true
@@ -181,19 +205,21 @@ func (c *conn) carryOut(out []Action) {
 				c.owner.Accepted(c, k)
 			}
 		case OpGoodbye:
+			l.yield = true
 			if m, err := mqtt.ParseDisconnect(a.Data, c.s.Version); err == nil {
 				c.owner.Goodbye(c, m)
 			}
 		case OpFinish:
-			if c.finish = len(c.pend[Client])+len(c.pend[Broker]) > 0; !c.finish {
+			if c.finish = c.owes(Client) || c.owes(Broker); !c.finish {
 				out = c.s.Finished(out)
 			}
 		case OpClose:
 			c.close(Client)
 			c.close(Broker)
+			owner, sum := c.owner, c.s.summary(l.now)
 			l.release(c)
 			l.yield = true
-			c.owner.Closed(c.s.summary(l.now))
+			owner.Closed(sum)
 		}
 	}
 	clear(out) // no slice of a session's memory stays behind
@@ -213,20 +239,28 @@ func (c *conn) answered(a Answer) {
 		return
 	}
 	c.target = a.Target
-	c.feed(func(out []Action) []Action { return c.s.Routed(a, c.loop.now, out) })
-	c.pump(Client)
+	c.turn(func(out []Action) []Action { return c.s.Routed(a, c.loop.now, out) })
 }
 
-// arm makes the wheel look at us no later than the session's deadline.
+// due is when the session wants to be looked at; 0 = never.
+func (c *conn) due() int64 {
+	if c.dialing && c.until < c.s.Deadline {
+		return c.until
+	}
+	return c.s.Deadline
+}
+
+// arm makes the wheel look at us no later than that.
 func (c *conn) arm() {
-	if due := c.s.Deadline; due != 0 && (c.armed == 0 || c.armed > due+wheelTick) {
-		c.armed = c.loop.wheel.add(due, wheelEntry{conn: c})
+	if due := c.due(); due != 0 && (c.armed == 0 || c.armed > due+wheelTick) {
+		c.armed = c.loop.wheel.add(c.loop.now, due, wheelEntry{conn: c})
 	}
 }
 
-// dial connects to the target's next address that can be tried at all.
+// dial connects to the target's next address that can be tried at all. Each has an equal share of the time that is left.
 func (c *conn) dial(out []Action) []Action {
-	for ; int(c.addr) < len(c.target.Addrs); c.addr++ {
+	for n := len(c.target.Addrs); int(c.addr) < n; c.addr++ {
+		c.until = c.loop.now + int64(share(time.Duration(c.s.Deadline-c.loop.now), n-int(c.addr)))
 		done, err := c.connect(c.target.Addrs[c.addr])
 		switch {
 		case err != nil:
@@ -239,7 +273,18 @@ func (c *conn) dial(out []Action) []Action {
 			return out
 		}
 	}
+	if c.failure == nil {
+		c.failure = errNoAddress
+	}
 	return c.s.DialFailed(c.loop.now, out)
+}
+
+// nextAddress gives the address that is being dialed up.
+func (c *conn) nextAddress(out []Action) []Action {
+	c.failure = errDialTimeout
+	c.close(Broker)
+	c.addr++
+	return c.dial(out)
 }
 
 // connect starts a connection to addr; done if it stands already.
@@ -262,16 +307,44 @@ func (c *conn) connect(addr netip.AddrPort) (done bool, err error) {
 	if err = unix.Connect(fd, sa); err != nil && err != unix.EINPROGRESS {
 		return false, err
 	}
-	done = err == nil
+	if done = err == nil; done && toItself(fd, addr) {
+		return false, unix.ECONNREFUSED
+	}
 	return done, c.watch(Broker)
+}
+
+// toItself reports whether fd is connected to itself: on one host a connect to a port that nobody listens on succeeds where the kernel gives
+// the connecting socket that very port (simultaneous open, RFC 9293 §3.5).
+func toItself(fd int, peer netip.AddrPort) bool {
+	var sa unix.RawSockaddrAny
+	n := uint32(unsafe.Sizeof(sa))
+	_, _, errno := syscall.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&n)))
+	if errno != 0 {
+		return false
+	}
+	var ip netip.Addr
+	var port [2]byte // network order
+	switch sa.Addr.Family {
+	case unix.AF_INET:
+		in := (*unix.RawSockaddrInet4)(unsafe.Pointer(&sa))
+		ip, port = netip.AddrFrom4(in.Addr), *(*[2]byte)(unsafe.Pointer(&in.Port))
+	case unix.AF_INET6:
+		in := (*unix.RawSockaddrInet6)(unsafe.Pointer(&sa))
+		ip, port = netip.AddrFrom16(in.Addr), *(*[2]byte)(unsafe.Pointer(&in.Port))
+	}
+	return uint16(port[0])<<8|uint16(port[1]) == peer.Port() && ip.Unmap() == peer.Addr().Unmap().WithZone("")
 }
 
 // connected is told by the kernel that the connection stands, or cannot.
 func (c *conn) connected() {
 	c.dialing = false
 	code, err := unix.GetsockoptInt(c.fd[Broker], unix.SOL_SOCKET, unix.SO_ERROR)
-	if err == nil && code != 0 {
+	switch {
+	case err != nil:
+	case code != 0:
 		err = syscall.Errno(code)
+	case toItself(c.fd[Broker], c.target.Addrs[c.addr]):
+		err = unix.ECONNREFUSED
 	}
 	c.feed(func(out []Action) []Action {
 		if err != nil {
@@ -280,6 +353,7 @@ func (c *conn) connected() {
 			c.addr++
 			return c.dial(out)
 		}
+		c.failure = nil
 		return c.s.Dialed(c.target.Prelude, c.loop.now, out)
 	})
 }
@@ -310,8 +384,10 @@ func (c *conn) flush(side Side) {
 	}
 	n, errno := sendTo(c.fd[side], c.pend[side])
 	if errno != 0 && errno != unix.EAGAIN {
-		c.feed(func(out []Action) []Action { return c.s.Failed(side, ReasonNone, errno.Error(), c.loop.now, out) })
 		c.keepBuffer(side)
+		c.readable[side] = true // to its end
+		c.feed(func(out []Action) []Action { return c.s.Unwritable(side, errno.Error(), c.loop.now, out) })
+		c.finished()
 		return
 	}
 	if n < len(c.pend[side]) {
@@ -322,10 +398,19 @@ func (c *conn) flush(side Side) {
 	if c.shut[side] {
 		unix.Shutdown(c.fd[side], unix.SHUT_WR)
 	}
-	if c.finish && len(c.pend[side.Other()]) == 0 {
+	c.finished()
+}
+
+// finished tells the session that all is written, if it wants to know.
+func (c *conn) finished() {
+	if c.finish && !c.owes(Client) && !c.owes(Broker) {
+		c.finish = false
 		c.feed(c.s.Finished)
 	}
 }
+
+// owes reports whether bytes wait for a side that may still take them.
+func (c *conn) owes(side Side) bool { return len(c.pend[side]) > 0 && !c.s.Dead[side] }
 
 // keepBuffer gives side's empty buffer back to the loop.
 func (c *conn) keepBuffer(side Side) {

@@ -32,7 +32,7 @@ func acceptConnect(c net.Conn) error {
 	_, err := io.ReadFull(c, make([]byte, len(connect311)))
 	return err
 }
-func sum(h hash.Hash) string { return fmt.Sprintf("%x", h.Sum(nil)[:8]) }
+func sum(h hash.Hash) string               { return fmt.Sprintf("%x", h.Sum(nil)[:8]) }
 func payload(rnd *rand.Rand, n int) []byte { p := make([]byte, n); fill(rnd, p); return p }
 
 func fill(rnd *rand.Rand, p []byte) {
@@ -293,7 +293,7 @@ func FuzzSession(f *testing.F) {
 			return
 		}
 		var s Session
-		l := &Limits{ConnectSize: 1 << 12}
+		l := &Limits{ConnectSize: 1 << 12, Held: NewBudget(1 << 13)}
 		now := int64(1)
 		s.Start(l, now, len(script) > 0 && script[0]&0x80 != 0)
 		var toBroker, fromClient []byte
@@ -366,11 +366,14 @@ func FuzzSession(f *testing.F) {
 				if connected {
 					run(s.Ended(Broker, now, nil))
 				}
-			case 11:
-				run(s.Failed(Client, ReasonNone, "", now, nil))
-			case 12:
-				if connected {
-					run(s.Failed(Broker, ReasonNone, "", now, nil))
+			case 11, 12:
+				side := Side(op&0x0f - 11)
+				switch {
+				case side == Broker && !connected:
+				case op&0x10 != 0:
+					run(s.Unwritable(side, "", now, nil))
+				default:
+					run(s.Failed(side, ReasonNone, "", now, nil))
 				}
 			case 13:
 				run(s.Tick(now, nil))
@@ -390,6 +393,20 @@ func FuzzSession(f *testing.F) {
 			if len(s.Held) > 1<<12+maxPipelined+1024 || len(s.First) > maxConnack || len(s.Tail) > maxGoodbye {
 				t.Fatalf("kept: %d %d %d bytes", len(s.Held), len(s.First), len(s.Tail))
 			}
+		}
+		// Time alone ends it, unless it relays for two who are there.
+		for range 3 * maxAttempts {
+			if closed || s.Deadline == 0 {
+				break
+			}
+			now = max(now, s.Deadline)
+			run(s.Tick(now, nil))
+		}
+		if !closed && (s.Phase != Relaying || s.EOF != [2]bool{} || s.Dead != [2]bool{} || s.Reason != ReasonNone) {
+			t.Fatalf("phase %d for ever: %+v", s.Phase, s.State)
+		}
+		if closed && (s.Reason == ReasonNone || l.Held.Used() != 0) {
+			t.Fatalf("closed for %v with %d bytes taken", s.Reason, l.Held.Used())
 		}
 	})
 }

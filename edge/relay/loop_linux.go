@@ -2,12 +2,13 @@ package relay
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -57,6 +58,7 @@ type Loop struct {
 	mu     sync.Mutex
 	mail   []mail
 	rung   bool
+	moved  map[*driver]struct{} // those sessions
 	closed bool
 }
 
@@ -88,7 +90,10 @@ func NewLoop() (*Loop, error) {
 		unix.Close(epfd)
 		return nil, fmt.Errorf("relay: eventfd: %w", err)
 	}
-	l := &Loop{epfd: epfd, wake: wake, epoch: time.Now(), buf: make([]byte, loopBuffer), acceptors: map[int32]*acceptor{}}
+	l := &Loop{
+		epfd: epfd, wake: wake, epoch: time.Now(), buf: make([]byte, loopBuffer),
+		acceptors: map[int32]*acceptor{}, moved: map[*driver]struct{}{},
+	}
 	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: wakeSlot}
 	if err := unix.EpollCtl(epfd, unix.EPOLL_CTL_ADD, wake, &ev); err != nil {
 		unix.Close(epfd)
@@ -175,28 +180,23 @@ func keepAlive(fd int) {
 	}
 }
 
-// Dead peers: a silent one is asked after keepIdle, and given up keepCount × keepInterval later; one that acknowledges nothing, after userTimeout.
-const (
-	keepIdle     = 60 * time.Second
-	keepInterval = 10 * time.Second
-	keepCount    = 3
-	userTimeout  = 30 * time.Second
-)
-
-var errLoopClosed = errors.New("relay: loop has ended")
+// userTimeoutControl does for Go's own dialer what it has no option for.
+func userTimeoutControl(_, _ string, c syscall.RawConn) error {
+	return c.Control(func(fd uintptr) {
+		unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout/time.Millisecond))
+	})
+}
 
 // send puts m into the mail box; false if the loop has ended.
 func (l *Loop) send(m mail) bool {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.closed {
-		l.mu.Unlock()
 		return false
 	}
 	l.mail = append(l.mail, m)
-	ring := !l.rung
-	l.rung = true
-	l.mu.Unlock()
-	if ring {
+	if !l.rung { // under the lock: an unlocked loop may end, and its descriptor may be somebody else's by now
+		l.rung = true
 		one := [8]byte{1} // little endian or not: any value above zero wakes
 		unix.Write(l.wake, one[:])
 	}
@@ -234,11 +234,17 @@ func (l *Loop) finish() {
 	l.closed = true
 	left := l.mail
 	l.mail = nil
+	moved := slices.Collect(maps.Keys(l.moved))
 	l.mu.Unlock()
 	for _, m := range left { // nobody may wait for an answer for ever
 		if m.call != nil {
 			m.call()
 		}
+	}
+	for _, d := range moved {
+		d.later(func() {
+			d.feed(func(out []Action) []Action { return d.s.cut(ReasonShutdown, "", out) })
+		})
 	}
 	for key := range l.acceptors {
 		l.unlisten(key)
@@ -262,34 +268,32 @@ func (l *Loop) wait() (int, error) {
 	if len(l.again) > 0 {
 		timeout = 0
 	}
-	for {
-		if l.busy {
-			t := busyWait
-			if timeout >= 0 {
-				t = min(t, timeout)
-			}
-			n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(l.epfd), uintptr(unsafe.Pointer(&l.events[0])), loopEvents, uintptr(t), 0, 0)
-			switch {
-			case errno == unix.EINTR:
-				runtime.Gosched()
-				continue
-			case errno != 0:
-				return 0, fmt.Errorf("relay: epoll_wait: %w", errno)
-			case n > 0 || timeout == 0:
-				return int(n), nil
-			}
-			l.busy = false
+	if l.busy {
+		t := busyWait
+		if timeout >= 0 {
+			t = min(t, timeout)
 		}
-		n, err := unix.EpollWait(l.epfd, l.events[:], timeout)
-		switch err {
-		case nil:
-			l.busy = n > 0
-			return n, nil
-		case unix.EINTR:
-			continue
+		n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(l.epfd), uintptr(unsafe.Pointer(&l.events[0])), loopEvents, uintptr(t), 0, 0)
+		switch {
+		case errno == unix.EINTR:
+			runtime.Gosched()
+			return 0, nil // time has passed: look at the timers again
+		case errno != 0:
+			return 0, fmt.Errorf("relay: epoll_wait: %w", errno)
+		case n > 0 || timeout == 0:
+			return int(n), nil
 		}
-		return 0, fmt.Errorf("relay: epoll_wait: %w", err)
+		l.busy = false
 	}
+	n, err := unix.EpollWait(l.epfd, l.events[:], timeout)
+	switch err {
+	case nil:
+		l.busy = n > 0
+		return n, nil
+	case unix.EINTR:
+		return 0, nil
+	}
+	return 0, fmt.Errorf("relay: epoll_wait: %w", err)
 }
 
 func (l *Loop) event(ev *unix.EpollEvent) {
@@ -318,19 +322,14 @@ func (l *Loop) readMail() {
 	for _, m := range box {
 		switch c := m.conn; {
 		case m.call != nil:
+			l.yield = true
 			m.call()
 		case c == nil:
-		case c.moved.Load() != nil: // it was written before the session moved
-			l.work.Go(func() {
-				if m.stop != ReasonNone {
-					c.Stop(m.stop)
-				} else {
-					c.Answer(m.answer)
-				}
-			})
+		case c.moved.Load() != nil && m.stop != ReasonNone: // it was written before the session moved
+			c.Stop(m.stop)
 		case c.closed:
 		case m.stop != ReasonNone:
-			c.feed(func(out []Action) []Action { return c.s.Stop(m.stop, l.now, out) })
+			c.turn(func(out []Action) []Action { return c.s.Stop(m.stop, l.now, out) })
 		default:
 			c.answered(m.answer)
 		}
@@ -348,10 +347,13 @@ func (l *Loop) acceptFrom(key int32) {
 		case nil:
 			l.adopt(a, fd, sa)
 		case unix.ECONNABORTED, unix.EINTR:
-		case unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOBUFS:
-			l.pause(a, key)
+		case unix.EAGAIN:
 			return
-		default: // EAGAIN
+		default: // out of descriptors or memory, most of the time
+			if a.limits.AcceptFailed != nil {
+				a.limits.AcceptFailed(fmt.Errorf("relay: accept: %w", err))
+			}
+			l.pause(a, key)
 			return
 		}
 	}
@@ -359,14 +361,20 @@ func (l *Loop) acceptFrom(key int32) {
 
 // pause stops accepting for a moment: without descriptors a level-triggered listener would spin.
 func (l *Loop) pause(a *acceptor, key int32) {
-	a.paused = true
-	unix.EpollCtl(l.epfd, unix.EPOLL_CTL_DEL, a.fd, nil)
-	l.wheel.add(l.now+int64(acceptPause), wheelEntry{call: func() {
-		if l.acceptors[key] == a {
-			a.paused = false
-			ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLEXCLUSIVE, Fd: key}
-			unix.EpollCtl(l.epfd, unix.EPOLL_CTL_ADD, a.fd, &ev)
+	if !a.paused {
+		a.paused = true
+		unix.EpollCtl(l.epfd, unix.EPOLL_CTL_DEL, a.fd, nil)
+	}
+	l.wheel.add(l.now, l.now+int64(acceptPause), wheelEntry{call: func() {
+		if l.acceptors[key] != a {
+			return
 		}
+		ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLEXCLUSIVE, Fd: key}
+		if err := unix.EpollCtl(l.epfd, unix.EPOLL_CTL_ADD, a.fd, &ev); err != nil {
+			l.pause(a, key)
+			return
+		}
+		a.paused = false
 	}})
 }
 
@@ -404,24 +412,26 @@ func (l *Loop) readAgain() {
 	for _, c := range again {
 		c.queued = false
 		if !c.closed {
-			c.pump(Client)
-			c.pump(Broker)
+			c.read()
 		}
 	}
 }
 
 func (l *Loop) tick(e wheelEntry) {
-	switch c := e.conn; {
-	case c == nil:
+	c := e.conn
+	if c == nil {
 		e.call()
-	case c.closed || c.s.Deadline == 0:
-		c.armed = 0
-	case c.s.Deadline > l.now:
-		c.armed = 0
+		return
+	}
+	c.armed = 0
+	switch due := c.due(); {
+	case c.closed || due == 0:
+	case due > l.now:
 		c.arm()
+	case c.s.Deadline > l.now:
+		c.turn(c.nextAddress)
 	default:
-		c.armed = 0
-		c.feed(func(out []Action) []Action { return c.s.Tick(l.now, out) })
+		c.turn(func(out []Action) []Action { return c.s.Tick(l.now, out) })
 	}
 }
 
@@ -432,28 +442,37 @@ func (l *Loop) handOver(c *conn, a Answer) {
 	nc, err := net.FileConn(f) // a duplicate
 	f.Close()
 	c.fd[Client] = -1
-	l.release(c)
 	if err != nil {
-		c.s.cut(ReasonInternal, err.Error(), nil)
-		c.owner.Closed(c.s.summary(l.now))
+		c.feed(func(out []Action) []Action { return c.s.cut(ReasonInternal, err.Error(), out) })
 		return
 	}
 	d := newDriver(nc.(*net.TCPConn), c.owner)
 	d.epoch = l.epoch
 	d.s.Resume(c.s.limits, c.s.State)
 	d.handle = c
+	c.s.letGo() // the driver's session has it now
 	c.moved.Store(d)
+	l.release(c)
+	l.mu.Lock()
+	l.moved[d] = struct{}{}
+	l.mu.Unlock()
+	l.yield = true
 	l.work.Go(func() {
-		d.Answer(a)
+		d.answer(a)
 		d.run()
+		l.mu.Lock()
+		delete(l.moved, d)
+		l.mu.Unlock()
 	})
 }
 
-// release takes c out of the loop.
+// release takes c out of the loop. What still knows it, the wheel or somebody's handle, keeps next to nothing alive.
 func (l *Loop) release(c *conn) {
-	c.closed = true
 	l.conns[c.slot] = nil
 	l.free = append(l.free, c.slot)
+	c.closed = true
+	c.s = Session{State: State{Phase: Closed}, limits: c.s.limits}
+	c.owner, c.target, c.failure = nil, nil, nil
 }
 
 func addrPort(sa unix.Sockaddr) netip.AddrPort {

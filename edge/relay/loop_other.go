@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"syscall"
 )
 
 // Supported reports whether this system has the epoll driver.
@@ -26,3 +27,6 @@ func (*Loop) Listen(*net.TCPListener, *Limits, Accept) (stop func(), err error) 
 
 // Run fails.
 func (*Loop) Run(context.Context) error { return errNoEpoll }
+
+// userTimeoutControl does nothing: what notices a dead peer here is TCP's keep-alive.
+func userTimeoutControl(_, _ string, _ syscall.RawConn) error { return nil }

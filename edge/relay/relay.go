@@ -20,7 +20,11 @@ package relay
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/netip"
+	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/limpet-mesh/limpet/edge/mqtt"
@@ -117,6 +121,9 @@ type Limits struct {
 	ConnectSize    int           // largest CONNECT, in bytes; 0 = DefaultConnectSize
 	ConnectTimeout time.Duration // accept to whole CONNECT, TLS and upgrade included; 0 = DefaultConnectTimeout
 	Counters       *Counters     // counts what passes; nil = nobody wants to know
+	Held           *Budget       // bounds what sessions without a CONNACK hold together; nil = nothing does
+	// AcceptFailed is told when a loop can accept nobody for a moment, out of descriptors for instance. nil = nobody is.
+	AcceptFailed func(error)
 	// Linger is how long a client may take to read our last words and close. 0 = DefaultLinger.
 	Linger time.Duration
 }
@@ -140,9 +147,60 @@ const (
 	maxPreamble = 4 << 10
 	// maxConnack bounds what we collect until the broker's CONNACK is whole.
 	maxConnack = 128 << 10
+	// freeHeld is what a session may hold before its CONNACK at nobody's expense: more than CONNECTs take in practice.
+	freeHeld = 2 << 10
+	// maxAttempts bounds how often a session asks where to go: an owner that names the dead for ever must not keep a loop busy.
+	maxAttempts = 100
 	// maxGoodbye bounds a client's DISCONNECT that we look into; a longer one passes unread.
 	maxGoodbye = 4 << 10
 )
+
+// Dead peers of a broker's socket: a silent one is asked after keepIdle, and given up keepCount × keepInterval later; one that acknowledges
+// nothing, after userTimeout. Clients' sockets have what their listener gives them.
+const (
+	keepIdle     = 60 * time.Second
+	keepInterval = 10 * time.Second
+	keepCount    = 3
+	userTimeout  = 30 * time.Second
+)
+
+// errLoopClosed is returned by Loop.Listen once Run has ended.
+var errLoopClosed = errors.New("relay: loop has ended")
+
+// errDialTimeout is the failure of a dial that was given up.
+var errDialTimeout = fmt.Errorf("relay: dial: %w", os.ErrDeadlineExceeded)
+
+// Budget bounds the memory that all sessions together hold before they have their CONNACK: CONNECTs that come in pieces, and what is
+// pipelined behind them. The first freeHeld bytes of a session are free, so that a flood of large CONNECTs shuts nobody out but its kind.
+type Budget struct {
+	limit int64
+	used  atomic.Int64
+}
+
+// DefaultBudget is some 500 CONNECTs of the largest size at the same time.
+const DefaultBudget = 64 << 20
+
+// NewBudget returns a budget of so many bytes; 0 = DefaultBudget.
+func NewBudget(bytes int64) *Budget {
+	if bytes <= 0 {
+		bytes = DefaultBudget
+	}
+	return &Budget{limit: bytes}
+}
+
+const noRoom = "no room for what clients without a CONNACK have sent"
+
+// Used is how much of it is taken, in bytes.
+func (b *Budget) Used() int64 { return b.used.Load() }
+
+// take takes n bytes, or gives them back if n is negative; false if they are not there.
+func (b *Budget) take(n int) bool {
+	if b.used.Add(int64(n)) > b.limit && n > 0 {
+		b.used.Add(-int64(n))
+		return false
+	}
+	return true
+}
 
 func (l *Limits) connectSize() int {
 	if l.ConnectSize > 0 {

@@ -34,7 +34,11 @@ func (s *Session) relay(side Side, p []byte, out []Action) []Action {
 	}
 	scan := &s.Scan[side]
 	for len(p) > 0 {
-		n, ended, err := scan.Skip(p, stop)
+		within := p
+		if side == Client && len(s.Tail) > 0 {
+			within = p[:min(len(p), int(scan.Remaining()))] // the DISCONNECT, and nothing that is behind it
+		}
+		n, ended, err := scan.Skip(within, stop)
 		if err != nil {
 			// No MQTT. It is the broker's to refuse: we pass on what we do not understand, and know no boundaries any more.
 			s.Blind[side] = true
@@ -76,13 +80,15 @@ func (s *Session) Ended(side Side, now int64, out []Action) []Action {
 	s.EOF[side] = true
 	switch s.Phase {
 	case AwaitPreamble, AwaitConnect:
-		return s.cut(ReasonClientClosed, "", out)
+		s.blame(Client)
+		return s.cut(s.Reason, s.Detail, out)
 	case Routing, Dialing:
 		if len(s.Held) > s.Size && !s.Dead[Client] {
 			return out // it said all that it had to say, without waiting: the broker shall hear it
 		}
 		// A client that is gone before its CONNECT went out leaves no trace at any broker.
-		return s.cut(ReasonClientClosed, "", append(out, Action{Op: OpDrop}))
+		s.blame(Client)
+		return s.cut(s.Reason, s.Detail, append(out, Action{Op: OpDrop}))
 	case AwaitConnack:
 		if side == Client {
 			s.blame(Client)
@@ -97,6 +103,9 @@ func (s *Session) Ended(side Side, now int64, out []Action) []Action {
 		}
 		s.blame(side)
 		s.Deadline = now + int64(halfCloseTimeout)
+		if s.Dead[side] {
+			s.hurry(now)
+		}
 		return append(out, Action{Op: OpShutdown, Side: side.Other()})
 	case Closing:
 		if side == Client {
@@ -108,26 +117,61 @@ func (s *Session) Ended(side Side, now int64, out []Action) []Action {
 
 // Failed tells that side's connection is broken in both directions: a reset, or the transport's error in detail.
 func (s *Session) Failed(side Side, reason Reason, detail string, now int64, out []Action) []Action {
-	if s.Dead[side] {
+	if s.Phase == Closed || s.Dead[side] && s.EOF[side] {
 		return out
 	}
-	if s.Phase != Relaying && s.Phase != AwaitConnack || s.EOF[side.Other()] {
-		s.Dead[side] = true
-		return s.Ended(side, now, out)
-	}
-	if reason != ReasonNone && s.Reason == ReasonNone {
-		s.Reason, s.Detail = reason, detail
-	}
 	s.Dead[side] = true
-	if s.EOF[side] {
-		return s.cut(s.Reason, s.Detail, out)
+	if s.Phase == Closing {
+		return s.lostOne(side, out)
 	}
-	out = s.Ended(side, now, out)
+	if !s.EOF[side] {
+		if s.Reason == ReasonNone && (side == Client || s.Phase == Relaying) {
+			s.blame(side)
+			if s.Detail = detail; reason != ReasonNone {
+				s.Reason = reason
+			}
+		}
+		out = s.Ended(side, now, out)
+	}
 	if s.Phase == Relaying || s.Phase == AwaitConnack {
 		// What is on its way to the other side still gets there, but nothing that it says can be delivered.
-		s.Deadline = now + int64(s.limits.linger())
+		s.hurry(now)
 	}
 	return out
+}
+
+// Unwritable tells that side takes no more bytes. Those that it sent before may still be unread, a DISCONNECT among them: its end is told by
+// Ended or Failed.
+func (s *Session) Unwritable(side Side, detail string, now int64, out []Action) []Action {
+	if s.Phase == Closed || s.Dead[side] {
+		return out
+	}
+	s.Dead[side] = true
+	switch s.Phase {
+	case Closing:
+		return s.lostOne(side, out)
+	case AwaitConnack, Relaying:
+		if s.Reason == ReasonNone && (side == Client || s.Phase == Relaying) {
+			s.Detail = detail
+		}
+		s.hurry(now)
+	}
+	return out
+}
+
+// lostOne deals with a side that breaks while the session closes: there is one less to wait for.
+func (s *Session) lostOne(side Side, out []Action) []Action {
+	if side == Client && !s.EOF[Client] {
+		return s.cut(s.Reason, s.Detail, out)
+	}
+	return append(out, Action{Op: OpFinish})
+}
+
+// hurry gives the session no longer than our last words would have.
+func (s *Session) hurry(now int64) {
+	if by := now + int64(s.limits.linger()); s.Deadline == 0 || s.Deadline > by {
+		s.Deadline = by
+	}
 }
 
 // blame settles the reason when one side ends an established session.
@@ -148,7 +192,7 @@ func (s *Session) blame(side Side) {
 // brokerSilent deals with a broker that closed before it said anything whole.
 func (s *Session) brokerSilent(now int64, out []Action) []Action {
 	if s.EOF[Client] {
-		return s.cut(ReasonClientClosed, "", out)
+		return s.cut(s.Reason, s.Detail, out)
 	}
 	if s.Beyond || s.First != nil {
 		return s.refuse(ReasonBrokerClosed, "before its CONNACK", mqtt.ServerUnavailable, now, append(out, Action{Op: OpDrop}))
@@ -181,15 +225,39 @@ func (s *Session) Tick(now int64, out []Action) []Action {
 		}
 		return s.again(CauseDial, now, out)
 	case AwaitConnack:
+		switch {
+		case s.Dead[Client]:
+			s.blame(Client)
+			return s.cut(s.Reason, s.Detail, out)
+		case s.Dead[Broker]:
+			return s.brokerSilent(now, out)
+		}
 		return s.refuse(ReasonConnackTimeout, "", mqtt.ServerUnavailable, now, append(out, Action{Op: OpDrop}))
+	case Relaying:
+		s.blame(s.silent())
+		return s.cut(s.Reason, s.Detail, out)
 	default:
 		return s.cut(s.Reason, s.Detail, out)
 	}
 }
 
+// silent is the side whose end the session's is, where a deadline comes before either end was told.
+func (s *Session) silent() Side {
+	if s.Dead[Broker] && !s.Dead[Client] {
+		return Broker
+	}
+	return Client
+}
+
 // Stop ends the session for our own reason. The broker is cut without DISCONNECT, so that the client's Will is published as it would have been
 // without us [MQTT-3.1.2-8]. The client is told why where its protocol has words for it, and where we stand between two packets.
 func (s *Session) Stop(r Reason, now int64, out []Action) []Action {
+	if s.Said && (s.Phase == AwaitConnack || s.Phase == Relaying) {
+		// The client leaves by itself. The broker shall hear its DISCONNECT, which may be on its way, or it would publish the Will.
+		s.blame(Client)
+		s.hurry(now)
+		return out
+	}
 	switch s.Phase {
 	case AwaitPreamble, AwaitConnect:
 		return s.cut(r, "", out)
@@ -214,16 +282,20 @@ func (s *Session) refuse(r Reason, detail string, code byte, now int64, out []Ac
 // buffer would be a reset that destroys what is on its way (RFC 1122 §4.2.2.13).
 func (s *Session) lastWords(r Reason, detail string, word []byte, now int64, out []Action) []Action {
 	s.Reason, s.Detail = r, detail
-	if s.EOF[Client] || s.Dead[Client] {
+	if s.Dead[Client] {
 		return s.cut(r, detail, out)
 	}
 	s.Phase = Closing
 	s.Deadline = now + int64(s.limits.linger())
-	s.Held, s.First, s.Tail = nil, nil, nil
+	s.forget()
 	if len(word) > 0 {
 		out = append(out, Action{Op: OpWrite, Side: Client, Data: word})
 	}
-	return append(out, Action{Op: OpShutdown, Side: Client})
+	out = append(out, Action{Op: OpShutdown, Side: Client})
+	if s.EOF[Client] {
+		out = append(out, Action{Op: OpFinish})
+	}
+	return out
 }
 
 // cut ends the session at once.
@@ -232,22 +304,27 @@ func (s *Session) cut(r Reason, detail string, out []Action) []Action {
 		return out
 	}
 	s.Phase, s.Reason, s.Detail, s.Deadline = Closed, r, detail, 0
-	s.Held, s.First, s.Tail = nil, nil, nil
+	s.forget()
 	return append(out, Action{Op: OpClose})
 }
 
+// forget lets go of all that is kept for later.
+func (s *Session) forget() {
+	s.letGo()
+	s.First, s.Tail = nil, nil
+}
+
 // wholePacket is the length of the packet at the start of p, or 0 if it is not all there.
-func wholePacket(p []byte) int {
+func wholePacket(p []byte) (int, error) {
 	var scan mqtt.Scanner
 	for n := 0; n < len(p); {
 		m, ev, err := scan.Step(p[n:])
-		n += m
 		if err != nil {
-			return 0
+			return 0, err
 		}
-		if ev&mqtt.End != 0 {
-			return n
+		if n += m; ev&mqtt.End != 0 {
+			return n, nil
 		}
 	}
-	return 0
+	return 0, nil
 }

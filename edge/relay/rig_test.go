@@ -165,7 +165,7 @@ func loopRig(t *testing.T, own *scriptOwner, l *Limits, preamble, leave bool) *r
 	if leave {
 		own.target = func() *Target {
 			return &Target{Prelude: prelude, Dial: func(ctx context.Context) (Stream, error) {
-				return connectTCP(ctx, []netip.AddrPort{b.addr()})
+				return connectTCP(ctx, []netip.AddrPort{b.addr()}, time.Now().Add(patience))
 			}}
 		}
 	}

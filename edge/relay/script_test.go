@@ -203,6 +203,14 @@ func answerNow(t *testing.T, r *rig) {
 	c.Answer(Answer{Target: target})
 }
 
+// refuseNow answers the question that is open with a refusal.
+func refuseNow(_ *testing.T, r *rig) {
+	r.own.mu.Lock()
+	c := r.own.conn
+	r.own.mu.Unlock()
+	c.Answer(Answer{Code: mqtt.ServerBusy, Reason: ReasonOverload})
+}
+
 func stop(reason Reason) step { return func(_ *testing.T, r *rig) { r.stop(reason) } }
 
 func after(d time.Duration) step { return func(_ *testing.T, r *rig) { r.wait(d) } }

@@ -32,7 +32,7 @@ type driver struct {
 	handle Conn // what the owner knows the session by
 
 	mu       sync.Mutex
-	moved    sync.Cond // on mu: the session moved on; wakes a client reader that was told to wait
+	moved    sync.Cond // on mu: the session moved on; wakes a reader that was told to wait
 	s        Session
 	out      []Action // scratch
 	broker   Stream
@@ -40,12 +40,17 @@ type driver struct {
 	target   *Target
 	failure  error              // of the last dial
 	hangUp   context.CancelFunc // ends the dial under way
+	dialing  bool               // there is one
 	writing  [2]bool            // a goroutine writes to this side now; others leave their work in queue
 	queue    [2][]job
+	finish   bool // feed Finished when nobody writes any more
 	timer    *time.Timer
 	deadline int64
 	ticks    sync.WaitGroup
 	work     sync.WaitGroup
+
+	door sync.Mutex // a leaf: never held while anything else is locked or called
+	over bool       // no more work is begun
 }
 
 // job is a write, or with nil data a shutdown.
@@ -69,6 +74,9 @@ func (d *driver) now() int64           { return int64(time.Since(d.epoch)) + 1 }
 func (d *driver) run() {
 	d.feed(func(out []Action) []Action { return out }) // arms the timer
 	d.readClient()
+	d.door.Lock()
+	d.over = true
+	d.door.Unlock()
 	d.work.Wait()
 	d.mu.Lock()
 	if d.timer != nil && d.timer.Stop() {
@@ -126,8 +134,10 @@ func (d *driver) carryOut(event func(out []Action) []Action) []job {
 			if m, err := mqtt.ParseDisconnect(a.Data, d.s.Version); err == nil {
 				d.owner.Goodbye(d.handle, m)
 			}
-		case OpFinish: // each side's reader has written all that it read before it says that there is no more
-			out = d.s.Finished(out)
+		case OpFinish:
+			if d.finish = d.writing[Client] || d.writing[Broker]; !d.finish {
+				out = d.s.Finished(out)
+			}
 		case OpClose:
 			d.drop()
 			d.shut(d.client)
@@ -146,7 +156,7 @@ func (d *driver) enqueue(mine []job, side Side, data []byte) []job {
 	if side == Broker {
 		j.to = d.broker
 	}
-	if j.to == nil {
+	if j.to == nil || d.s.Dead[side] {
 		return mine
 	}
 	if d.writing[side] && !owns(mine, side) {
@@ -175,6 +185,7 @@ func (d *driver) write(jobs []job) {
 		return
 	}
 	var mine [2]bool
+	finished := false
 	for _, j := range jobs {
 		mine[j.side] = true
 		d.do(j)
@@ -188,11 +199,16 @@ func (d *driver) write(jobs []job) {
 				d.writing[side] = false
 				mine[side] = false
 			}
+			finished = d.finish && !d.writing[Client] && !d.writing[Broker]
+			d.moved.Broadcast()
 			d.mu.Unlock()
 			for _, j := range queued {
 				d.do(j)
 			}
 		}
+	}
+	if finished {
+		d.feed(d.s.Finished)
 	}
 }
 
@@ -204,7 +220,12 @@ func (d *driver) do(j job) {
 		_, err = j.to.Write(j.data)
 	}
 	if err != nil {
-		d.failed(j.side, j.gen, err)
+		d.feed(func(out []Action) []Action {
+			if j.side == Broker && j.gen != d.gen {
+				return out
+			}
+			return d.s.Unwritable(j.side, err.Error(), d.now(), out)
+		})
 	}
 }
 
@@ -282,16 +303,24 @@ func (d *driver) read(side Side, from Stream, gen int) {
 			pool = next
 			buf = pool.Get().(*[]byte)
 		}
-		d.mu.Lock()
-		for !d.s.WantRead(side) && d.s.Phase != Closed {
-			d.moved.Wait()
-		}
-		over := d.s.Phase == Closed || side == Broker && gen != d.gen
-		d.mu.Unlock()
-		if over {
+		if !d.mayRead(side, gen) {
 			return
 		}
 	}
+}
+
+// mayRead waits until bytes from side are welcome; false if they never will be again. They are not while what was read last still waits
+// for another goroutine to write it: a side that is full holds the other one back.
+func (d *driver) mayRead(side Side, gen int) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for d.s.Phase != Closed && (side == Client || gen == d.gen) {
+		if d.s.WantRead(side) && len(d.queue[side.Other()]) == 0 {
+			return true
+		}
+		d.moved.Wait()
+	}
+	return false
 }
 
 func poolFor(n int, pool *sync.Pool) *sync.Pool {
@@ -307,7 +336,7 @@ func poolFor(n int, pool *sync.Pool) *sync.Pool {
 // dial connects to d.target in a goroutine, which then reads the broker. Called with the lock held.
 func (d *driver) dial() {
 	ctx, cancel := context.WithCancel(context.Background())
-	d.hangUp = cancel
+	d.hangUp, d.dialing = cancel, true
 	d.gen++
 	d.failure = nil
 	gen, target := d.gen, d.target
@@ -322,6 +351,7 @@ func (d *driver) dial() {
 			}
 			return
 		}
+		d.dialing = false
 		if err != nil {
 			mine := d.carryOut(func(out []Action) []Action {
 				d.failure = err
@@ -341,32 +371,44 @@ func (d *driver) dial() {
 
 // connect reaches the target by its own Dial, or by plain TCP.
 func connect(ctx context.Context, t *Target) (Stream, error) {
-	ctx, cancel := context.WithTimeout(ctx, orDuration(t.DialTimeout, defaultDialTimeout))
+	by := time.Now().Add(orDuration(t.DialTimeout, defaultDialTimeout))
+	ctx, cancel := context.WithDeadline(ctx, by)
 	defer cancel()
 	if t.Dial != nil {
 		return t.Dial(ctx)
 	}
-	return connectTCP(ctx, t.Addrs)
+	return connectTCP(ctx, t.Addrs, by)
 }
 
 var errNoAddress = errors.New("relay: target without an address")
 
-func connectTCP(ctx context.Context, addrs []netip.AddrPort) (Stream, error) {
+// connectTCP tries the addresses in order, each for an equal share of the time that is left: one that swallows everything does not keep the
+// others from being tried.
+func connectTCP(ctx context.Context, addrs []netip.AddrPort, by time.Time) (Stream, error) {
+	dialer := net.Dialer{
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepIdle, Interval: keepInterval, Count: keepCount},
+		Control:         userTimeoutControl,
+	}
 	err := errNoAddress
-	for _, addr := range addrs {
+	for i, addr := range addrs {
+		dialer.Deadline = time.Now().Add(share(time.Until(by), len(addrs)-i))
 		var c net.Conn
-		if c, err = new(net.Dialer).DialContext(ctx, "tcp", addr.String()); err == nil {
+		if c, err = dialer.DialContext(ctx, "tcp", addr.String()); err == nil {
 			return c.(*net.TCPConn), nil
 		}
 	}
 	return nil, err
 }
 
+// share is one address's part of the time that is left for n of them.
+func share(left time.Duration, n int) time.Duration { return left / time.Duration(n) }
+
 // drop ends the broker's connection or the dial under way. Called with the lock held.
 func (d *driver) drop() {
 	d.gen++
-	if d.hangUp != nil {
+	if d.dialing {
 		d.hangUp()
+		d.dialing, d.failure = false, errDialTimeout
 	}
 	if d.broker != nil {
 		d.shut(d.broker)
@@ -406,8 +448,20 @@ func (d *driver) tick(due int64) {
 	})
 }
 
+// later runs fn in a goroutine of the session's own, unless it is over. Those who call Answer and Stop must not wait for a socket, and may
+// hold a lock that the owner takes when it is called with ours.
+func (d *driver) later(fn func()) {
+	d.door.Lock()
+	defer d.door.Unlock()
+	if !d.over {
+		d.work.Go(fn)
+	}
+}
+
 // Answer implements Conn.
-func (d *driver) Answer(a Answer) {
+func (d *driver) Answer(a Answer) { d.later(func() { d.answer(a) }) }
+
+func (d *driver) answer(a Answer) {
 	d.feed(func(out []Action) []Action {
 		if d.s.Phase == Routing {
 			d.target = a.Target
@@ -418,6 +472,8 @@ func (d *driver) Answer(a Answer) {
 
 // Stop implements Conn. A client that does not read is given the time of our last words to do so.
 func (d *driver) Stop(r Reason) {
-	d.client.SetWriteDeadline(time.Now().Add(d.s.limits.linger()))
-	d.feed(func(out []Action) []Action { return d.s.Stop(r, d.now(), out) })
+	d.later(func() {
+		d.client.SetWriteDeadline(time.Now().Add(d.s.limits.linger()))
+		d.feed(func(out []Action) []Action { return d.s.Stop(r, d.now(), out) })
+	})
 }

@@ -64,7 +64,7 @@ type State struct {
 	Refused byte // code of the broker's CONNACK
 	Attempt uint8
 	Cause   Cause
-	Beyond  bool    // bytes behind the CONNECT went to the broker: it cannot be replayed elsewhere
+	Beyond  bool    // the exchange with the broker has gone beyond the CONNECT: it cannot be replayed elsewhere
 	Said    bool    // the client's DISCONNECT passed
 	Blind   [2]bool // what this side sends is no MQTT any more: no boundaries are known
 	EOF     [2]bool // this side will send no more
@@ -74,6 +74,7 @@ type State struct {
 	First   []byte // from the broker: a first packet that is not whole
 	Tail    []byte // from the client: a DISCONNECT that is not whole
 	Size    int    // of the CONNECT at the start of Held
+	Charged int    // bytes of Limits.Held that Held takes
 
 	Bytes, Packets [2]uint64
 
@@ -100,8 +101,36 @@ func (s *Session) Start(l *Limits, accepted int64, preamble bool) {
 	}
 }
 
-// Resume goes on with a session that was started elsewhere.
-func (s *Session) Resume(l *Limits, st State) { *s = Session{State: st, limits: l} }
+// Resume goes on with a session that was started elsewhere. What it holds counts here from now on, whether there is room for it or not.
+func (s *Session) Resume(l *Limits, st State) {
+	*s = Session{State: st, limits: l}
+	if s.Charged = 0; l.Held != nil {
+		s.Charged = max(0, len(s.Held)-freeHeld)
+		l.Held.used.Add(int64(s.Charged))
+	}
+}
+
+// hold keeps what the client sent for the time until the CONNACK; false if there is no room for it.
+func (s *Session) hold(p []byte) bool {
+	n := max(0, len(s.Held)+len(p)-freeHeld)
+	if b := s.limits.Held; b != nil && n != s.Charged {
+		if !b.take(n - s.Charged) {
+			return false
+		}
+		s.Charged = n
+	}
+	s.Held = append(s.Held, p...)
+	return true
+}
+
+// letGo forgets what was kept.
+func (s *Session) letGo() {
+	s.Held, s.Size = nil, 0
+	if s.Charged > 0 {
+		s.limits.Held.used.Add(-int64(s.Charged))
+		s.Charged = 0
+	}
+}
 
 // WantRead reports whether bytes from side are welcome now. A driver that reads on all the same only costs memory.
 func (s *Session) WantRead(side Side) bool {
@@ -128,13 +157,15 @@ func (s *Session) Received(side Side, p []byte, now int64, out []Action) []Actio
 		if side != Client {
 			return out
 		}
-		s.Held = append(s.Held, p...)
+		if !s.hold(p) {
+			return s.cut(ReasonOverload, noRoom, out)
+		}
 		return append(out, Action{Op: OpPreamble, Data: s.Held})
 	case AwaitConnect:
 		return s.awaitConnect(p, now, out)
 	case Routing, Dialing:
-		if side == Client {
-			s.Held = append(s.Held, p...)
+		if side == Client && !s.hold(p) {
+			return s.refuse(ReasonOverload, noRoom, mqtt.ServerBusy, now, append(out, Action{Op: OpDrop}))
 		}
 		return out
 	case AwaitConnack:
@@ -162,7 +193,7 @@ func (s *Session) Preamble(n int, err error, now int64, out []Action) []Action {
 	}
 	s.Phase = AwaitConnect
 	rest := s.Held[n:]
-	s.Held = nil
+	s.letGo()
 	if len(rest) == 0 {
 		return out
 	}
@@ -173,14 +204,21 @@ func (s *Session) Preamble(n int, err error, now int64, out []Action) []Action {
 var proxySignatures = [2][]byte{[]byte("PROXY "), []byte("\r\n\r\n\x00\r\nQUIT\n")}
 
 func (s *Session) awaitConnect(p []byte, now int64, out []Action) []Action {
-	s.Held = append(s.Held, p...)
+	if !s.hold(p) {
+		return s.cut(ReasonOverload, noRoom, out)
+	}
 	c, err := mqtt.ParseConnect(s.Held, s.limits.connectSize())
 	if err == mqtt.ErrShort {
 		return out
 	}
 	if err != nil {
 		for _, sig := range proxySignatures {
-			if n := min(len(sig), len(s.Held)); bytes.Equal(s.Held[:n], sig[:n]) {
+			n := min(len(sig), len(s.Held))
+			switch {
+			case !bytes.Equal(s.Held[:n], sig[:n]):
+			case n < len(sig):
+				return out // it may become one
+			default:
 				return s.cut(ReasonProxyUntrusted, "", out)
 			}
 		}
@@ -203,6 +241,9 @@ func (s *Session) malformed(err error, now int64, out []Action) []Action {
 	case mqtt.NotConnect:
 		reason = ReasonNotConnect
 	case mqtt.TooLarge:
+		if me.Version == 0 && len(s.Held) < longestLevel {
+			return out // the bytes that say whether the client can be told are still to come
+		}
 		reason = ReasonTooLarge
 	case mqtt.BadProtocolName, mqtt.UnknownLevel:
 		reason = ReasonVersion
@@ -216,6 +257,9 @@ func (s *Session) malformed(err error, now int64, out []Action) []Action {
 	s.Version = me.Version
 	return s.refuse(reason, err.Error(), code, now, out)
 }
+
+// longestLevel is where the protocol level has been read, whatever form it has: fixed header, protocol name, level.
+const longestLevel = 5 + 8 + 1
 
 func (s *Session) route(now int64, out []Action) []Action {
 	s.Phase = Routing
@@ -309,26 +353,30 @@ func (s *Session) DialFailed(now int64, out []Action) []Action {
 
 // again asks for another broker.
 func (s *Session) again(c Cause, now int64, out []Action) []Action {
-	if s.Attempt < 255 {
-		s.Attempt++
+	s.Cause, s.First = c, nil
+	if s.Attempt++; s.Attempt == maxAttempts {
+		return s.refuse(ReasonDialFailed, "too many attempts", mqtt.ServerUnavailable, now, out)
 	}
-	s.Cause = c
-	s.First = nil
 	return s.route(now, out)
 }
 
 // awaitConnack collects the broker's first packets: AUTH may precede the CONNACK [MQTT5 §4.12], nothing else does [MQTT-3.2.0-1].
 func (s *Session) awaitConnack(p []byte, now int64, out []Action) []Action {
-	if len(s.First) > 0 {
-		p = append(s.First, p...)
-		s.First = nil
+	held := len(s.First) > 0
+	if held {
+		s.First = append(s.First, p...)
+		p = s.First
 	}
 	for len(p) > 0 {
 		if t := mqtt.PacketType(p[0] >> 4); t == mqtt.AUTH && s.Version == mqtt.V5 {
-			n := wholePacket(p)
+			n, err := wholePacket(p)
+			if err != nil {
+				return s.wrongBroker(err.Error(), now, out)
+			}
 			if n == 0 {
 				break
 			}
+			s.Beyond = true // the client has heard this broker
 			out = append(out, Action{Op: OpWrite, Side: Client, Data: p[:n]})
 			s.packets(Broker, 1)
 			p = p[n:]
@@ -339,29 +387,53 @@ func (s *Session) awaitConnack(p []byte, now int64, out []Action) []Action {
 			break
 		}
 		if err != nil {
-			return s.refuse(ReasonBrokerProtocol, err.Error(), mqtt.ServerUnavailable, now, append(out, Action{Op: OpDrop}))
+			return s.wrongBroker(err.Error(), now, out)
 		}
-		s.Phase, s.ConnackAt, s.Deadline = Relaying, now, 0
-		s.Refused = k.Code
-		s.Held, s.Size = nil, 0
-		s.packets(Broker, 1)
-		out = append(out, Action{Op: OpWrite, Side: Client, Data: p[:k.Size]})
-		if k.Code == 0 {
-			out = append(out, Action{Op: OpAccepted, Data: p[:k.Size]})
-		}
-		if s.EOF[Client] {
-			s.Deadline = now + int64(halfCloseTimeout)
-		}
-		if p = p[k.Size:]; len(p) > 0 {
-			out = s.relay(Broker, p, out)
-		}
-		return out
+		return s.connack(k, p, now, out)
 	}
-	if len(p) > maxConnack {
-		return s.refuse(ReasonBrokerProtocol, "CONNACK too large", mqtt.ServerUnavailable, now, append(out, Action{Op: OpDrop}))
+	switch {
+	case len(p) > maxConnack:
+		return s.wrongBroker("CONNACK too large", now, out)
+	case len(p) == 0:
+		s.First = nil
+	case held:
+		s.First = p // the actions may still need what precedes it
+	default:
+		s.First = append([]byte(nil), p...)
 	}
-	s.First = append([]byte(nil), p...)
 	return out
+}
+
+// connack lets the broker's CONNACK, at the start of p, pass: from now on all bytes do.
+func (s *Session) connack(k mqtt.Connack, p []byte, now int64, out []Action) []Action {
+	s.Phase, s.ConnackAt, s.Deadline = Relaying, now, 0
+	s.Refused = k.Code
+	s.First = nil
+	s.letGo()
+	s.packets(Broker, 1)
+	out = append(out, Action{Op: OpWrite, Side: Client, Data: p[:k.Size]})
+	if k.Code == 0 {
+		out = append(out, Action{Op: OpAccepted, Data: p[:k.Size]})
+	} else {
+		s.blame(Broker)
+		s.Deadline = now + int64(halfCloseTimeout) // the broker closes [MQTT-3.2.2-5]; one that does not is not waited for
+	}
+	switch {
+	case s.Dead[Client], s.Dead[Broker]:
+		s.Deadline = now + int64(s.limits.linger())
+	case s.EOF[Client], s.Said:
+		s.blame(Client)
+		s.Deadline = now + int64(halfCloseTimeout)
+	}
+	if p = p[k.Size:]; len(p) > 0 {
+		out = s.relay(Broker, p, out)
+	}
+	return out
+}
+
+// wrongBroker refuses the client because what should be its broker speaks something else.
+func (s *Session) wrongBroker(detail string, now int64, out []Action) []Action {
+	return s.refuse(ReasonBrokerProtocol, detail, mqtt.ServerUnavailable, now, append(out, Action{Op: OpDrop}))
 }
 
 // summary is what the session leaves behind.

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -85,6 +86,26 @@ var scripts = []struct {
 		established,
 		clientFIN, brokerEnds, broker(bigPublish), brokerFIN, clientGets(bigPublish), clientEnds, told("closed client_closed"),
 	)},
+	{name: "a goodbye in pieces", steps: then(
+		established5,
+		client(goodbye5[:1]), client(goodbye5[1:4]), client(goodbye5[4:]), brokerGets(goodbye5), told("goodbye 4 true 256"),
+		clientFIN, brokerEnds, brokerFIN, told("closed client_disconnect"),
+	)},
+	{name: "more behind a goodbye", steps: then(
+		established5,
+		client(goodbye5, publish), brokerGets(goodbye5, publish), told("goodbye 4 true 256"),
+		clientFIN, brokerEnds, brokerFIN, told("closed client_disconnect"),
+	)},
+	{name: "no MQTT behind a goodbye", steps: then(
+		established5,
+		client(goodbye5, []byte{0, 0}), brokerGets(goodbye5, []byte{0, 0}), told("goodbye 4 true 256"),
+		clientFIN, brokerEnds, brokerFIN, told("closed client_disconnect"),
+	)},
+	{name: "a goodbye behind a goodbye", steps: then(
+		established5,
+		client(goodbye5, goodbye), brokerGets(goodbye5, goodbye), told("goodbye 4 true 256"), neverTold("goodbye 0 false 0"),
+		clientFIN, brokerEnds, brokerFIN, told("closed client_disconnect"),
+	)},
 	{name: "half close by the broker", steps: then(
 		established,
 		brokerFIN, clientEnds, client(publish), brokerGets(publish), clientFIN, told("closed broker_closed"),
@@ -92,6 +113,19 @@ var scripts = []struct {
 	{name: "the client is reset", steps: then(established, clientAbort, brokerEnds, brokerFIN, told("closed client_closed"))},
 	{name: "the broker is reset", steps: then(established, brokerAbort, clientEnds, clientFIN, told("closed broker_closed"))},
 
+	{name: "the client is reset after its half close", steps: then(
+		established,
+		client(publish, goodbye), clientFIN, brokerGets(publish, goodbye), brokerEnds, told("goodbye 0 false 0"), clientAbort, neverTold("closed client_disconnect"),
+		brokerFIN, told("closed client_disconnect"),
+	)},
+
+	{name: "first choice cannot be dialed, and the client has said all", answers: []answer{toNowhere, toBroker}, steps: []step{
+		client(connect311, publish, goodbye), clientFIN, told("route dev 1 cause 1"), brokerGets(prelude, connect311, publish, goodbye), brokerEnds,
+		told("goodbye 0 false 0"), broker(connack311), clientGets(connack311), brokerFIN, clientEnds, told("closed client_disconnect"),
+	}},
+	{name: "an owner that names the dead for ever", answers: slices.Repeat([]answer{toNowhere}, 2*maxAttempts), steps: []step{
+		client(connect311), clientGets([]byte{0x20, 2, 0, 3}), clientEnds, clientFIN, told("closed dial_failed"),
+	}},
 	{name: "first choice cannot be dialed", answers: []answer{toNowhere, toBroker}, steps: []step{
 		client(connect311), told("route dev 0 cause 0"), told("route dev 1 cause 1"), brokerGets(prelude, connect311),
 		broker(connack311), clientGets(connack311), clientFIN, brokerEnds, brokerFIN, told("closed client_closed"),
@@ -104,6 +138,10 @@ var scripts = []struct {
 	}},
 	{name: "refused, and the client stays", limits: Limits{Linger: 100 * time.Millisecond}, answers: []answer{refuseBusy}, steps: []step{
 		client(connect311), clientGets([]byte{0x20, 2, 0, 3}), clientEnds, after(time.Second), told("closed overload"),
+	}},
+	{name: "refused after the client's half close", answers: []answer{later}, steps: []step{
+		client(connect311, publish), clientFIN, told("route dev 0 cause 0"), refuseNow,
+		clientGets([]byte{0x20, 2, 0, 3}), clientEnds, told("closed overload"),
 	}},
 	{name: "the owner answers later", answers: []answer{later}, steps: []step{
 		client(connect311), told("route dev 0 cause 0"), client(publish), answerNow, brokerGets(prelude, connect311, publish),
@@ -119,6 +157,14 @@ var scripts = []struct {
 	{name: "the broker hangs up after more than the CONNECT", steps: []step{
 		client(connect311, publish), brokerGets(prelude, connect311, publish), brokerFIN,
 		clientGets([]byte{0x20, 2, 0, 3}), clientEnds, clientFIN, told("closed broker_closed"),
+	}},
+	{name: "the broker hangs up after an AUTH", steps: []step{
+		client(connect5), brokerGets(prelude, connect5), broker(auth5), clientGets(auth5), brokerFIN,
+		clientGets([]byte{0x20, 3, 0, mqtt.ServerUnavailable, 0}), clientEnds, clientFIN, neverTold("route dev 1 cause 2"), told("closed broker_closed"),
+	}},
+	{name: "an AUTH that is none", steps: []step{
+		client(connect5), brokerGets(prelude, connect5), broker([]byte{0xf0, 0xff, 0xff, 0xff, 0xff, 1}),
+		clientGets([]byte{0x20, 3, 0, mqtt.ServerUnavailable, 0}), clientEnds, clientFIN, told("closed broker_protocol"),
 	}},
 	{name: "the broker speaks something else", steps: []step{
 		client(connect311), brokerGets(prelude, connect311), broker([]byte("HTTP/1.1 400\r\n")),
@@ -138,6 +184,11 @@ var scripts = []struct {
 		established5,
 		broker(bigPublish[:1000]), clientGets(bigPublish[:1000]), stop(ReasonShutdown), clientEnds, brokerEnds, clientFIN, told("closed shutdown"),
 	)},
+	{name: "stopped after its goodbye", steps: then(
+		established,
+		client(goodbye), brokerGets(goodbye), told("goodbye 0 false 0"), stop(ReasonShutdown), brokerFIN, clientEnds, clientFIN,
+		told("closed client_disconnect"),
+	)},
 	{name: "stopped before the CONNACK", steps: []step{
 		client(connect5), brokerGets(prelude, connect5), stop(ReasonBrokerDown), brokerEnds,
 		clientGets([]byte{0x20, 3, 0, mqtt.ServerUnavailable, 0}), clientEnds, clientFIN, told("closed broker_down"),
@@ -147,12 +198,20 @@ var scripts = []struct {
 	}},
 
 	{name: "no MQTT at all", steps: []step{client([]byte("GET / HTTP/1.1\r\n")), clientEnds, told("closed not_connect")}},
+	{name: "what could have become a PROXY header", steps: []step{client([]byte("P")), client([]byte("OST / HTTP/1.1\r\n")), clientEnds, told("closed not_connect")}},
 	{name: "another packet first", steps: []step{client(publish), clientEnds, told("closed not_connect")}},
 	{name: "a PROXY header from a stranger", steps: []step{client([]byte("PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n"), connect311), clientEnds, told("closed proxy_untrusted")}},
 	{name: "a PROXY v2 header from a stranger", steps: []step{client([]byte("\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"), connect311), clientEnds, told("closed proxy_untrusted")}},
 	{name: "a fifth length byte", steps: []step{client([]byte{0x10, 0xff, 0xff, 0xff, 0xff, 0x7f}), clientEnds, told("closed malformed")}},
 	{name: "too large", limits: Limits{ConnectSize: 1000}, steps: []step{
 		client([]byte{0x10, 0xff, 0xff, 0xff, 0x7f, 0, 4, 'M', 'Q', 'T', 'T', 4}), clientEnds, told("closed too_large"),
+	}},
+	{name: "too large, MQTT 5", limits: Limits{ConnectSize: 1000}, steps: []step{
+		client([]byte{0x10, 0xff, 0xff, 0xff, 0x7f, 0, 4, 'M', 'Q', 'T', 'T', 5}),
+		clientGets([]byte{0x20, 3, 0, mqtt.PacketTooLarge, 0}), clientEnds, clientFIN, told("closed too_large"),
+	}},
+	{name: "too large, and no MQTT", limits: Limits{ConnectSize: 1000}, steps: []step{
+		client([]byte{0x10, 0xff, 0xff, 0xff, 0x7f}, bytes.Repeat([]byte("x"), longestLevel)), clientEnds, told("closed too_large"),
 	}},
 	{name: "an unknown level", steps: []step{
 		client([]byte{0x10, 13, 0, 4, 'M', 'Q', 'T', 'T', 9, 2, 0, 60, 0, 1, 'x'}),

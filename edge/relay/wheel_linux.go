@@ -7,7 +7,9 @@ import "time"
 type wheel struct {
 	buckets [wheelSize][]wheelEntry
 	at      int64 // the bucket that is due next, counted from the epoch
+	first   int64 // no bucket before this one has entries
 	count   int
+	spare   []wheelEntry // an emptied bucket's memory
 }
 
 type wheelEntry struct {
@@ -21,13 +23,19 @@ const (
 )
 
 // add enters e at due and returns when it will be looked at.
-func (w *wheel) add(due int64, e wheelEntry) int64 {
-	n := (due + wheelTick - 1) / wheelTick // never early
+func (w *wheel) add(now, due int64, e wheelEntry) int64 {
 	if w.count == 0 {
-		w.at = max(w.at, n-wheelSize+1)
+		w.at = max(w.at, now/wheelTick) // it may have stood still for hours
+		w.first = w.at + wheelSize
 	}
+	n := (due + wheelTick - 1) / wheelTick // never early
 	n = min(max(n, w.at), w.at+wheelSize-1)
-	w.buckets[n%wheelSize] = append(w.buckets[n%wheelSize], e)
+	w.first = min(w.first, n)
+	b := &w.buckets[n%wheelSize]
+	if *b == nil {
+		*b, w.spare = w.spare, nil
+	}
+	*b = append(*b, e)
 	w.count++
 	return n * wheelTick
 }
@@ -47,6 +55,10 @@ func (w *wheel) advance(now int64, fire func(wheelEntry)) {
 		for _, e := range due {
 			fire(e)
 		}
+		if cap(due) > cap(w.spare) {
+			clear(due)
+			w.spare = due[:0]
+		}
 	}
 }
 
@@ -55,10 +67,8 @@ func (w *wheel) timeout(now int64) int {
 	if w.count == 0 {
 		return -1
 	}
-	for n := w.at; n < w.at+wheelSize; n++ {
-		if len(w.buckets[n%wheelSize]) > 0 {
-			return int(max(0, n*wheelTick-now+int64(time.Millisecond)-1) / int64(time.Millisecond))
-		}
+	for w.first = max(w.first, w.at); len(w.buckets[w.first%wheelSize]) == 0; {
+		w.first++
 	}
-	return -1
+	return int(max(0, w.first*wheelTick-now+int64(time.Millisecond)-1) / int64(time.Millisecond))
 }

@@ -1,0 +1,421 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The wheel against a list: everything is looked at once, when add said, not before it is due unless that is beyond the wheel, and a
+// loop that sleeps as long as timeout says misses nothing and does not spin.
+func TestWheel(t *testing.T) {
+	type item struct{ due, look int64 }
+	for seed := range uint64(60) {
+		rnd := rand.New(rand.NewPCG(seed, 5))
+		var w wheel
+		var now int64 = 1
+		waiting := map[*conn]item{}
+		add := func() {
+			due := now + rnd.Int64N(int64(time.Second)<<rnd.IntN(7)) - int64(10*time.Millisecond)
+			c := new(conn)
+			look := w.add(now, due, wheelEntry{conn: c})
+			if look < due && due < (w.at+wheelSize-1)*wheelTick {
+				t.Fatalf("seed %d: due in %v, looked at %v early", seed, time.Duration(due-now), time.Duration(due-look))
+			}
+			if look > max(due, now)+wheelTick {
+				t.Fatalf("seed %d: due in %v, looked at %v late", seed, time.Duration(due-now), time.Duration(look-due))
+			}
+			waiting[c] = item{due, look}
+		}
+		fire := func(e wheelEntry) {
+			it, ok := waiting[e.conn]
+			if !ok {
+				t.Fatalf("seed %d: fired twice", seed)
+			}
+			if it.look > now {
+				t.Fatalf("seed %d: fired %v before it said", seed, time.Duration(it.look-now))
+			}
+			delete(waiting, e.conn)
+			if rnd.IntN(4) == 0 {
+				add()
+			}
+		}
+		idle := 0
+		for range 300 {
+			for range rnd.IntN(4) {
+				add()
+			}
+			switch ms := w.timeout(now); {
+			case ms < 0:
+				now += rnd.Int64N(int64(time.Hour))
+			case ms == 0:
+				if idle++; idle > 3 {
+					t.Fatalf("seed %d: spins", seed)
+				}
+			default:
+				now += rnd.Int64N(int64(ms)*int64(time.Millisecond) + 1)
+				if rnd.IntN(2) == 0 {
+					now += int64(ms) * int64(time.Millisecond)
+				}
+			}
+			before := len(waiting)
+			w.advance(now, fire)
+			if len(waiting) != before {
+				idle = 0
+			}
+			for _, it := range waiting {
+				if it.look <= now {
+					t.Fatalf("seed %d: %v late", seed, time.Duration(now-it.look))
+				}
+			}
+			if w.count != len(waiting) {
+				t.Fatalf("seed %d: counts %d of %d", seed, w.count, len(waiting))
+			}
+		}
+	}
+}
+
+// On one host a connect can meet itself; here it is made to.
+func TestConnectionToItself(t *testing.T) {
+	for _, c := range []struct {
+		family int
+		any    unix.Sockaddr
+	}{
+		{unix.AF_INET, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}},
+		{unix.AF_INET6, &unix.SockaddrInet6{Addr: netip.IPv6Loopback().As16()}},
+	} {
+		fd, err := unix.Socket(c.family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		if err := unix.Bind(fd, c.any); err != nil {
+			t.Fatal(err)
+		}
+		self, err := unix.Getsockname(fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Connect(fd, self); err != nil {
+			t.Fatal(err)
+		}
+		at := addrPort(self)
+		if !toItself(fd, at) {
+			t.Errorf("%v connected to itself is not recognised", at)
+		}
+		if toItself(fd, netip.AddrPortFrom(at.Addr(), at.Port()^1)) || toItself(fd, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), at.Port())) {
+			t.Errorf("another than %v is taken for itself", at)
+		}
+	}
+}
+
+// Loops share a listening socket, and one that stops leaves the clients to the others.
+func TestLoopsShareAListener(t *testing.T) {
+	at := brokers(t, func(c *net.TCPConn) { io.Copy(c, c) })
+	ln := mustListen(t)
+	defer ln.Close()
+	var by [2]atomic.Int64
+	var stop [2]func()
+	for i := range by {
+		startLoop(t, func(loop *Loop) (func(), error) {
+			var err error
+			stop[i], err = loop.Listen(ln, &Limits{}, func(_, _ netip.AddrPort) (Owner, bool) {
+				by[i].Add(1)
+				return &echoOwner{Target{Addrs: []netip.AddrPort{at}}, func(Summary) {}}, false
+			})
+			return nil, err
+		})
+	}
+	talk := func(n int) {
+		var wg sync.WaitGroup
+		for range n {
+			c := mustDial(t, ln.Addr().(*net.TCPAddr).AddrPort())
+			wg.Go(func() {
+				c.SetDeadline(time.Now().Add(patience))
+				c.Write(append(append([]byte{}, connect311...), publish...))
+				if _, err := io.ReadFull(c, make([]byte, len(connack311)+len(publish))); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	talk(100)
+	if n := by[0].Load() + by[1].Load(); n != 100 {
+		t.Errorf("%d accepted", n)
+	}
+	stop[0]()
+	before := by[0].Load()
+	talk(20)
+	if by[0].Load() != before || by[1].Load() != 120-before {
+		t.Errorf("%d and %d accepted, %d by the first before it stopped", by[0].Load(), by[1].Load(), before)
+	}
+	stop[0]()
+	stop[1]()
+}
+
+// Without descriptors a loop waits, says so, and goes on when there are some. The limit is the process's, so another process has it.
+func TestOutOfDescriptors(t *testing.T) {
+	const env = "RELAY_TEST_OUT_OF_DESCRIPTORS"
+	if os.Getenv(env) == "" {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestOutOfDescriptors$", "-test.timeout=60s")
+		cmd.Env = append(os.Environ(), env+"=1")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
+	at := brokers(t, func(c *net.TCPConn) { io.Copy(c, c) })
+	ln := mustListen(t)
+	defer ln.Close()
+	failed := make(chan error, 100)
+	queries := make(chan Query, 100)
+	startLoop(t, func(loop *Loop) (func(), error) {
+		return loop.Listen(ln, &Limits{AcceptFailed: func(err error) {
+			select {
+			case failed <- err:
+			default:
+			}
+		}}, func(_, _ netip.AddrPort) (Owner, bool) {
+			o := newWatchedOwner(Target{Addrs: []netip.AddrPort{at}})
+			o.queries = queries
+			return o, false
+		})
+	})
+	var clients []*net.TCPConn
+	talk := func(c *net.TCPConn) error {
+		c.SetDeadline(time.Now().Add(patience))
+		c.Write(connect311)
+		_, err := io.ReadFull(c, make([]byte, len(connack311)))
+		return err
+	}
+	first := mustDial(t, ln.Addr().(*net.TCPAddr).AddrPort())
+	if err := talk(first); err != nil {
+		t.Fatal(err)
+	}
+	highest := func() uint64 {
+		fd, err := unix.Dup(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unix.Close(fd)
+		return uint64(fd)
+	}()
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: highest + 20, Max: highest + 20}); err != nil {
+		t.Fatal(err)
+	}
+	for len(clients) < 100 {
+		c, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			break
+		}
+		clients = append(clients, c.(*net.TCPConn))
+	}
+	err := receive(t, "accept fails", failed)
+	if !strings.Contains(err.Error(), "too many open files") {
+		t.Errorf("accept: %v", err)
+	}
+	for _, c := range clients {
+		c.Close()
+	}
+	c := mustDial(t, ln.Addr().(*net.TCPAddr).AddrPort())
+	if err := talk(c); err != nil {
+		t.Errorf("no session once there are descriptors again: %v", err)
+	}
+	first.Write(publish)
+	if _, err := io.ReadFull(first, make([]byte, len(publish))); err != nil {
+		t.Errorf("the first session: %v", err)
+	}
+}
+
+// The raw wait and the collector, which must stop the loop to work: connections come and go while it runs all the time.
+func TestLoopUnderTheCollector(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(1))
+	at := brokers(t, func(c *net.TCPConn) { io.Copy(c, c) })
+	ended := make(chan Summary, 1<<16)
+	addr := relays()["epoll"](t, at, &Limits{}, func(s Summary) { ended <- s })
+	var n atomic.Int64
+	for end := time.Now().Add(collectorRun); n.Load() < 50 || time.Now().Before(end); {
+		var round sync.WaitGroup
+		for range 8 {
+			round.Go(func() {
+				c := mustDial(t, addr)
+				defer c.Close()
+				c.SetDeadline(time.Now().Add(patience))
+				c.Write(append(append([]byte{}, connect311...), publish...))
+				if _, err := io.ReadFull(c, make([]byte, len(connack311)+len(publish))); err != nil {
+					t.Error(err)
+				}
+				n.Add(1)
+			})
+		}
+		round.Wait()
+		runtime.GC()
+	}
+	for range n.Load() {
+		receive(t, "a session's end", ended)
+	}
+}
+
+// collectorRun is how long TestLoopUnderTheCollector lasts.
+var collectorRun = func() time.Duration {
+	d, err := time.ParseDuration(os.Getenv("RELAY_TEST_COLLECTOR"))
+	if err != nil {
+		return 300 * time.Millisecond
+	}
+	return d
+}()
+
+// idleSessions opens n sessions through a loop, lets each relay something, and returns what the heap holds for one of them. Both ends are
+// bare descriptors, which the heap knows nothing of.
+func idleSessions(t testing.TB, n int) float64 {
+	bl, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fds := []int{bl}
+	t.Cleanup(func() {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+	})
+	if err := unix.Bind(bl, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Listen(bl, 128); err != nil {
+		t.Fatal(err)
+	}
+	at, err := unix.Getsockname(bl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := &echoOwner{Target{Addrs: []netip.AddrPort{addrPort(at)}}, func(Summary) {}}
+	ln := mustListen(t)
+	t.Cleanup(func() { ln.Close() })
+	startLoop(t, func(loop *Loop) (func(), error) {
+		return loop.Listen(ln, &Limits{}, func(_, _ netip.AddrPort) (Owner, bool) { return o, false })
+	})
+	to := &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: ln.Addr().(*net.TCPAddr).Port}
+	heap := func() uint64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	buf := make([]byte, 64<<10)
+	open := func() {
+		c, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fds = append(fds, c)
+		unix.SetsockoptInt(c, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+		if err := unix.Connect(c, to); err != nil {
+			t.Fatal(err)
+		}
+		unix.Write(c, connect311)
+		b, _, err := unix.Accept4(bl, unix.SOCK_CLOEXEC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fds = append(fds, b)
+		unix.SetsockoptInt(b, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+		say := func(from, to int, p []byte) {
+			unix.Write(from, p)
+			for got := 0; got < len(p); {
+				k, err := unix.Read(to, buf)
+				if err != nil || k == 0 {
+					t.Fatal(k, err)
+				}
+				got += k
+			}
+		}
+		k, err := unix.Read(b, buf)
+		if err != nil || k != len(connect311) {
+			t.Fatal(k, err)
+		}
+		say(b, c, connack311)
+		say(c, b, bigPublish)
+		say(b, c, bigPublish)
+	}
+	fds = append(make([]int, 0, 2*n+100), fds...)
+	for range 50 {
+		open()
+	}
+	before := heap()
+	for range n {
+		open()
+	}
+	return float64(heap()-before) / float64(n)
+}
+
+// An idle session has no buffer: what it costs is its state.
+func TestIdleSessionsHoldNoBuffer(t *testing.T) {
+	if per := idleSessions(t, 500); per > 1024 {
+		t.Errorf("%.0f bytes per idle session", per)
+	} else {
+		t.Logf("%.0f bytes per idle session", per)
+	}
+}
+
+func BenchmarkIdle(b *testing.B) {
+	for range b.N {
+		b.ReportMetric(idleSessions(b, 4800), "heap-B/session")
+	}
+}
+
+// The loop that a session has left ends it, too, though the owner never says so.
+func TestSessionsThatMovedEndWithTheirLoop(t *testing.T) {
+	at := brokers(t, func(c *net.TCPConn) { io.Copy(io.Discard, c) })
+	o := newWatchedOwner(Target{Dial: func(ctx context.Context) (Stream, error) {
+		return connectTCP(ctx, []netip.AddrPort{at}, time.Now().Add(patience))
+	}})
+	sums := make(chan Summary, 1)
+	o.closed = func(s Summary) { sums <- s }
+	loop, err := NewLoop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- loop.Run(ctx) }()
+	ln := mustListen(t)
+	defer ln.Close()
+	stop, err := loop.Listen(ln, &Limits{}, func(_, _ netip.AddrPort) (Owner, bool) { return o, false })
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := mustDial(t, ln.Addr().(*net.TCPAddr).AddrPort())
+	c.Write(connect311)
+	conn := receive(t, "route", o.conns)
+	receive(t, "accepted", o.accepted)
+	cancel()
+	if err := receive(t, "the loop's end", ended); err != nil {
+		t.Error(err)
+	}
+	if s := receive(t, "the session's end", sums); s.Reason != ReasonShutdown {
+		t.Errorf("closed: %v", s.Reason)
+	}
+	// Nothing that is left over waits for the loop.
+	stop()
+	conn.Stop(ReasonMoved)
+	if _, err := loop.Listen(ln, &Limits{}, nil); !errors.Is(err, errLoopClosed) {
+		t.Errorf("Listen after the end: %v", err)
+	}
+}
