@@ -69,7 +69,7 @@ type Config struct {
 type Listener struct {
 	listen.Config
 	Pool   string
-	Limits relay.Limits // Counters is set by the server
+	Limits relay.Limits // Counters, Held and AcceptFailed are set by the server
 }
 
 // Server accepts clients and relays them to their brokers.
@@ -82,7 +82,8 @@ type Server struct {
 	loops []*relay.Loop
 
 	counters relay.Counters
-	live     atomic.Int64 // sessions, from accept to Closed
+	held     *relay.Budget // what clients of all listeners have sent that have no CONNACK yet
+	live     atomic.Int64  // sessions, from accept to Closed
 	draining atomic.Bool
 
 	mu        sync.Mutex
@@ -95,7 +96,7 @@ type Server struct {
 
 // New makes a server; nothing runs before Run.
 func New(conf Config) (*Server, error) {
-	s := &Server{conf: conf, log: conf.Log, table: newTable()}
+	s := &Server{conf: conf, log: conf.Log, table: newTable(), held: relay.NewBudget(0)}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.state.Store(conf.Cache.State())
 	s.view.Store(router.NewView(conf.Cache.State()))
@@ -115,11 +116,12 @@ func New(conf Config) (*Server, error) {
 // Listen opens a listener. Its clients wait in the kernel until Run.
 func (s *Server) Listen(conf Listener) (*listen.Listener, error) {
 	ln := &listener{srv: s, pool: conf.Pool, limits: conf.Limits}
-	ln.limits.Counters = &s.counters
+	ln.limits.Counters, ln.limits.Held = &s.counters, s.held
 	conf.OnReject = ln.rejected
 	conf.OnAcceptError = func(err error) {
 		s.log.Warn().Err(err).Str("listener", conf.Name).Msg("accept failed; trying again")
 	}
+	ln.limits.AcceptFailed = conf.OnAcceptError
 	l, err := listen.Open(conf.Config)
 	if err != nil {
 		return nil, err

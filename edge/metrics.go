@@ -75,6 +75,7 @@ func (m *Metrics) observe(s *Server) {
 	}
 	gauge("connections", "Sessions now, from accept to close.", func() float64 { return float64(s.live.Load()) })
 	gauge("routed_connections", "Sessions now that have, or are getting, a broker.", func() float64 { return float64(s.table.placed()) })
+	gauge("held_bytes", "Memory that clients without a CONNACK take beyond 2 KiB each.", func() float64 { return float64(s.held.Used()) })
 	for _, side := range []relay.Side{relay.Client, relay.Broker} {
 		labels := prometheus.Labels{"from": side.String()}
 		m.reg.MustRegister(
