@@ -31,6 +31,8 @@ other ports of 127.0.0.1.`,
 			switch {
 			case o.Once && o.Idle:
 				return usagef(cmd, "expected one of --once, --idle, found both: there is no story to end after")
+			case o.Standalone && !o.Idle:
+				return usagef(cmd, "--standalone: expected with --idle: the story is about brokers that share what is published")
 			case o.Clients < demo.MinClients || o.Clients > demo.MaxClients:
 				return usagef(cmd, "--clients: expected %d to %d, found %d", demo.MinClients, demo.MaxClients, o.Clients)
 			}
@@ -53,6 +55,7 @@ other ports of 127.0.0.1.`,
 	f.BoolVar(&o.Idle, "idle", false, "tell no story")
 	f.StringVar(&o.State, "state", "", "file to write where everything is, as JSON")
 	f.IntVar(&o.Clients, "clients", demo.DefaultClients, "clients of the story")
+	f.BoolVar(&o.Standalone, "standalone", false, "with --idle: brokers that share nothing with each other")
 	f.BoolVar(&o.Shifted, "shifted", false, "leave the standard ports alone")
 	return cmd
 }

@@ -15,6 +15,7 @@ func TestDemoRefuses(t *testing.T) {
 	}{
 		{codeUsage, "one of --once, --idle", []string{"demo", "--once", "--idle"}},
 		{codeUsage, "--clients: expected 9 to 500, found 8", []string{"demo", "--clients", "8"}},
+		{codeUsage, "--standalone: expected with --idle", []string{"demo", "--standalone", "--once"}},
 		{codeUsage, "unknown flag", []string{"demo", "--onec"}},
 		{codeUsage, "unknown command", []string{"demo", "now"}},
 		{codeFailed, "--state: ", []string{"demo", "--once", "--state", filepath.Join(t.TempDir(), "no", "state")}},

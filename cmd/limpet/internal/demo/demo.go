@@ -40,6 +40,8 @@ type Options struct {
 	State   string    // file for the addresses and processes, as State; "" = none
 	Clients int       // of the story; 0 = DefaultClients
 	Shifted bool      // leave the standard ports alone
+	// Standalone switches the sharing between the brokers off. The story is about brokers that share, so it needs Idle.
+	Standalone bool
 }
 
 // The story's clients.
@@ -80,6 +82,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
+	m.standalone = o.Standalone
 	defer func() { err = errors.Join(err, m.close()) }()
 
 	d := &demo{Options: o, mesh: m, out: out, ctx: ctx, stop: cancel}

@@ -25,6 +25,8 @@ type mesh struct {
 	sup    *supervisor
 	file   string // mesh.yaml
 
+	standalone bool // the brokers share nothing
+
 	etcd, nats *child
 	brokers    [brokers]*child
 	edges      [edges]*child
@@ -105,9 +107,12 @@ func (m *mesh) addBrokers() {
 			"--proxy-protocol", "--ready-file", file,
 		}
 		for j, peer := range m.layout.brokers {
-			if j != i {
+			if j != i && !m.standalone {
 				args = append(args, "--peer", brokerName(j)+"="+peer.link)
 			}
+		}
+		if m.standalone {
+			args = append(args, "--standalone")
 		}
 		c := m.sup.add(&child{name: brokerName(i), args: args})
 		c.ready = func(context.Context) error { return brokerReady(file, c.pid()) }
