@@ -11,12 +11,14 @@ import (
 )
 
 // Accepted implements relay.Owner: the broker has the client, so its affinity may be written (DESIGN: only proven clients cost state).
-func (c *client) Accepted(_ relay.Conn, k mqtt.Connack) {
+func (c *client) Accepted(_ relay.Conn, k mqtt.Connack, after time.Duration) {
+	c.srv.conf.Metrics.established(c.origin.Listener, after)
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	c.accepted = true
-	c.srv.conf.Metrics.established(c.origin.Listener)
-	if k.HasSessionExpiry { // the broker's word overrides the client's [MQTT5 §3.2.2.3.2]
+	// A session that is new although there is a record: whoever is about to delete the record, because of the old session, must fail.
+	c.renew = !k.SessionPresent && c.version != mqtt.V31 // which cannot tell
+	if k.HasSessionExpiry {                              // the broker's word overrides the client's [MQTT5 §3.2.2.3.2]
 		c.expiry = registry.ExpiryMQTT5(k.SessionExpiry)
 	}
 	if c.assigned {
@@ -38,6 +40,7 @@ func (c *client) adopt(id string) {
 	} else {
 		c.key.key = id
 	}
+	c.named = true
 	c.record = registry.Affinity{} // what was recorded of the random key is nothing
 }
 
@@ -47,7 +50,7 @@ func (c *client) Goodbye(_ relay.Conn, d mqtt.Disconnect) {
 		return
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	if c.expiry == 0 && d.SessionExpiry != 0 {
 		return // a protocol error, and the broker's to punish [MQTT5 §3.14.2.2.2]
 	}
@@ -61,7 +64,7 @@ func (c *client) Goodbye(_ relay.Conn, d mqtt.Disconnect) {
 // deleted if nothing lasts. Called with mu held, for a session that was accepted.
 func (c *client) settle(now time.Time) {
 	pool := c.srv.view.Load().Pool(c.at.Pool)
-	if pool == nil || c.at.Broker == "" || c.writing > 0 {
+	if pool == nil || c.at.Broker == "" || c.writing {
 		return
 	}
 	life := pool.Lifetime(c.expiry)
@@ -71,7 +74,7 @@ func (c *client) settle(now time.Time) {
 		}
 		return
 	}
-	if c.record.Broker == c.at.Broker && !c.guard.replace {
+	if c.record.Broker == c.at.Broker && !c.guard.replace && !c.renew {
 		if in := life.RefreshIn(c.record.Expires, now); in > 0 {
 			c.refreshAt = now.Add(min(in, 365*24*time.Hour))
 			return
@@ -99,28 +102,31 @@ func (c *client) settle(now time.Time) {
 	c.submit(w)
 }
 
-// submit writes behind the client's back. Called with mu held.
+// submit has unlock hand a write over, to be made behind the client's back. Called with mu held.
 func (c *client) submit(w registry.Write) {
 	w.Pool, w.Key = c.key.pool, c.key.key
-	c.writing++
-	c.srv.conf.Committer.Submit(w, func(r registry.Result) { c.committed(w, r) })
+	c.writing, c.missed = true, false
+	c.write = &w
 }
 
 // committed learns what became of a write.
-func (c *client) committed(w registry.Write, r registry.Result) {
+func (c *client) committed(w *registry.Write, r registry.Result) {
 	now := time.Now()
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.writing--
+	defer c.unlock()
+	c.writing = false
 	switch r.Status {
 	case registry.Committed:
-		c.tries = 0
-		c.guard = routeGuard{}
-		c.record = w.Affinity
-		c.record.Revision = r.Revision
 		c.srv.conf.Metrics.committed("committed")
-		if !w.Affinity.Present() {
-			return
+		c.tries, c.renew, c.guard = 0, false, routeGuard{}
+		c.record = w.Affinity
+		if c.record.Present() {
+			c.record.Revision = r.Revision
+		}
+		if c.missed {
+			// The watch told of a change meanwhile: of this one, or of a later one.
+			found, _ := c.srv.conf.Cache.Lookup(c.key.pool, c.key.key)
+			c.changed(found, now)
 		}
 		c.settle(now) // the expiry may have changed meanwhile
 	case registry.Conflict:
@@ -129,7 +135,10 @@ func (c *client) committed(w registry.Write, r registry.Result) {
 	case registry.Stale:
 		// What we routed by has changed: wait until the watch shows it, and route again.
 		c.srv.conf.Metrics.committed("stale")
-		c.srv.tasks.Go(func() { c.routeAgain(r.Revision) })
+		c.writing = true // nobody decides before we have
+		if !c.srv.task(func() { c.routeAgain(r.Revision) }) {
+			c.writing = false
+		}
 	default:
 		// It could not be written and is not kept: the next look-over tries again.
 		c.srv.conf.Metrics.committed("failed")
@@ -144,15 +153,15 @@ func (c *client) routeAgain(revision int64) {
 	s := c.srv
 	ctx, cancel := context.WithTimeout(s.ctx, staleWait)
 	defer cancel()
-	if err := s.conf.Cache.Wait(ctx, revision); err != nil {
-		c.mu.Lock()
-		c.refreshAt = time.Now()
-		c.mu.Unlock()
-		return
-	}
+	err := s.conf.Cache.Wait(ctx, revision)
 	found, _ := s.conf.Cache.Lookup(c.key.pool, c.key.key)
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
+	c.writing = false
+	if err != nil {
+		c.refreshAt = time.Now()
+		return
+	}
 	c.reconsider(found, time.Now())
 }
 
@@ -161,6 +170,11 @@ func (c *client) routeAgain(revision int64) {
 func (c *client) reconsider(found registry.Affinity, now time.Time) {
 	if c.closed && found.Present() {
 		return // another edge has the key now
+	}
+	if !c.lasts() && (!found.Present() || found.Broker == c.at.Broker) {
+		// We wanted the record gone, and it is, or somebody has written it since for a session that is not ours to judge.
+		c.record = registry.Affinity{}
+		return
 	}
 	if c.tries++; c.tries > commitAgain {
 		c.tries, c.refreshAt = 0, now
@@ -184,40 +198,56 @@ func (c *client) reconsider(found registry.Affinity, now time.Time) {
 	c.settle(now)
 }
 
+// lasts reports whether the session is to be recorded. Called with mu held.
+func (c *client) lasts() bool {
+	pool := c.srv.view.Load().Pool(c.at.Pool)
+	return pool != nil && pool.Lifetime(c.expiry).Recorded()
+}
+
 // move sends the client away, to come back where its key belongs. Called with mu held.
 func (c *client) move() {
-	if c.conn != nil && !c.closed {
+	if c.stopFor(relay.ReasonMoved) {
 		c.srv.conf.Metrics.moved()
-		c.conn.Stop(relay.ReasonMoved)
 	}
 }
 
 // recordChanged is the watch's word on the key.
 func (c *client) recordChanged(a registry.Affinity) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.accepted || c.closed || c.writing > 0 || a.Revision <= c.record.Revision && a.Present() {
-		// Not proven yet, or a write is under way: the commit will meet the record. Or it is no news.
-		return
-	}
+	defer c.unlock()
 	switch {
+	case !c.accepted || c.closed: // not proven yet: the commit will meet the record
+	case c.writing: // likewise, unless that was sooner
+		c.missed = true
+	default:
+		c.changed(a, time.Now())
+	}
+}
+
+// changed compares the session with the record that stands. Called with mu held.
+func (c *client) changed(a registry.Affinity, now time.Time) {
+	switch {
+	case c.closed:
 	case !a.Present():
 		// Deleted, by its lease or by hand: a session that lives is recorded.
-		c.record = registry.Affinity{}
-		c.settle(time.Now())
-	case a.Broker == c.at.Broker:
-		c.record = a
-		c.settle(time.Now())
-	default:
+		if c.record = (registry.Affinity{}); c.lasts() {
+			c.settle(now)
+		}
+	case a.Revision <= c.record.Revision: // no news
+	case a.Broker != c.at.Broker:
 		c.move()
+	case c.lasts():
+		c.record = a
+		c.settle(now)
 	}
+	// Else somebody has recorded a session of this key at this broker, which is not ours: it is not ours to delete either.
 }
 
 // refresh writes the record again if it is due.
 func (c *client) refresh(now time.Time) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.accepted && !c.closed && c.writing == 0 && !c.refreshAt.IsZero() && !now.Before(c.refreshAt) {
+	defer c.unlock()
+	if c.accepted && !c.closed && !c.writing && !c.refreshAt.IsZero() && !now.Before(c.refreshAt) {
 		c.settle(now)
 	}
 }

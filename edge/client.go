@@ -16,11 +16,14 @@ import (
 )
 
 // client is one session as the edge sees it: the relay's Owner.
+//
+// The lock order is client.mu, then the table's or the server's. Nobody else is called under client.mu who could call back: what is decided under it for the
+// committer and for the relay is carried out by unlock.
 type client struct {
-	srv    *Server
-	ln     *listener
-	origin relay.Origin
-	next   *client // in the table's chain; guarded by the table's shard
+	srv          *Server
+	ln           *listener
+	origin       relay.Origin
+	older, newer *client // of the same key, in the table; guarded by the table's shard
 
 	mu        sync.Mutex
 	conn      relay.Conn
@@ -28,6 +31,7 @@ type client struct {
 	version   mqtt.Version
 	expiry    time.Duration // of the session: registry.ExpiryMQTT3, ExpiryMQTT5
 	assigned  bool          // the client brought no ID: the broker makes one
+	named     bool          // and it has told us
 	avoid     []string      // brokers that failed
 	again     bool          // the broker hung up on the CONNECT once already
 	at        registry.BrokerRef
@@ -37,9 +41,29 @@ type client struct {
 	inTable   bool
 	accepted  bool
 	closed    bool
-	writing   int // writes under way; while there are, the watch's word is left to their outcome
-	tries     int
+	ended     bool // we have stopped it
+	renew     bool // the broker made the session anew: the record is written whatever it says
+	writing   bool // a write is under way: the watch's word is left to its outcome
+	missed    bool // and there was one
+	tries     uint8
 	refreshAt time.Time
+
+	// What unlock does.
+	write *registry.Write
+	stop  relay.Reason
+}
+
+// unlock lets go of mu and then does what was decided under it.
+func (c *client) unlock() {
+	w, stop, conn := c.write, c.stop, c.conn
+	c.write, c.stop = nil, relay.ReasonNone
+	c.mu.Unlock()
+	if w != nil {
+		c.srv.conf.Committer.Submit(*w, func(r registry.Result) { c.committed(w, r) })
+	}
+	if stop != relay.ReasonNone {
+		conn.Stop(stop)
+	}
 }
 
 // routeGuard is what a replacement of the record rests on.
@@ -51,9 +75,16 @@ type routeGuard struct {
 // admit begins a session, or returns nil if there are too many.
 func (s *Server) admit(ln *listener, o relay.Origin) *client {
 	n := s.live.Add(1)
-	if s.conf.MaxConnections > 0 && n > int64(s.conf.MaxConnections) || s.draining.Load() {
+	reason := relay.ReasonNone
+	switch {
+	case s.leaving.Load():
+		reason = relay.ReasonShutdown
+	case s.conf.MaxConnections > 0 && n > int64(s.conf.MaxConnections):
+		reason = relay.ReasonOverload
+	}
+	if reason != relay.ReasonNone {
 		s.live.Add(-1)
-		s.conf.Metrics.rejected(o.Listener, relay.ReasonOverload.String())
+		s.conf.Metrics.rejected(o.Listener, reason.String())
 		return nil
 	}
 	s.conf.Metrics.accepted(o.Listener)
@@ -70,11 +101,17 @@ func (c *client) ready(conn relay.Conn) {
 // end stops the session for a reason of ours.
 func (c *client) end(r relay.Reason) {
 	c.mu.Lock()
-	conn := c.conn
-	c.mu.Unlock()
-	if conn != nil {
-		conn.Stop(r)
+	defer c.unlock()
+	c.stopFor(r)
+}
+
+// stopFor has unlock stop the session, once. It reports whether this is that time. Called with mu held.
+func (c *client) stopFor(r relay.Reason) bool {
+	if c.ended || c.closed || c.conn == nil {
+		return false
 	}
+	c.ended, c.stop = true, r
+	return true
 }
 
 // broker is where the session is, or is going.
@@ -101,13 +138,18 @@ func (c *client) Preamble(b []byte) (int, error) {
 func (c *client) Route(conn relay.Conn, q relay.Query) (relay.Answer, bool) {
 	c.mu.Lock()
 	c.conn = conn
+	local := false
 	if q.Attempt == 0 {
 		c.read(q.Connect)
 	} else {
-		c.failed(q)
+		local = c.failed(q)
+		c.unplace() // until there is another broker
 	}
 	pool, key := c.key.pool, c.key.key
 	c.mu.Unlock()
+	if local {
+		return relay.Answer{Reason: relay.ReasonOverload, Code: mqtt.ServerBusy}, true
+	}
 
 	s := c.srv
 	record, from, ok := s.conf.Cache.TryResolve(pool, key)
@@ -118,7 +160,7 @@ func (c *client) Route(conn relay.Conn, q relay.Query) (relay.Answer, bool) {
 		}
 	}
 	// Something has to be waited for: the store's word, or a broker's address.
-	s.tasks.Go(func() {
+	waiting := s.task(func() {
 		if !ok {
 			record, from = s.conf.Cache.Resolve(s.ctx, pool, key)
 			s.conf.Metrics.resolved(from)
@@ -132,8 +174,14 @@ func (c *client) Route(conn relay.Conn, q relay.Query) (relay.Answer, bool) {
 			c.resolve()
 		}
 	})
+	if !waiting {
+		return shuttingDown, true
+	}
 	return relay.Answer{}, false
 }
+
+// shuttingDown refuses who comes while the edge leaves.
+var shuttingDown = relay.Answer{Reason: relay.ReasonShutdown, Code: mqtt.ServerUnavailable}
 
 // read takes what matters from the CONNECT.
 func (c *client) read(k *mqtt.Connect) {
@@ -153,19 +201,24 @@ func (c *client) read(k *mqtt.Connect) {
 	}
 }
 
-// failed notes that the broker chosen last could not be had.
-func (c *client) failed(q relay.Query) {
+// failed notes that the broker chosen last could not be had; local: for a reason of this host's, which says nothing about any broker.
+// Called with mu held.
+func (c *client) failed(q relay.Query) (local bool) {
 	s, ref := c.srv, c.at
 	if q.Cause == relay.CauseClosed && !c.again {
 		// Some brokers hang up on the CONNECT that takes a session over, and accept the next one.
 		c.again = true
-		return
+		return false
 	}
 	c.avoid = append(c.avoid, ref.Broker)
 	if q.Cause != relay.CauseDial {
-		return
+		return false
 	}
-	s.conf.Metrics.dialFailed(ref, upstream.Reason(q.Err))
+	reason := upstream.Reason(q.Err)
+	s.conf.Metrics.dialFailed(ref, reason)
+	if reason == upstream.ReasonLocal {
+		return true
+	}
 	if p := s.view.Load().Pool(ref.Pool); p != nil {
 		if b := p.Broker(ref.Broker); b != nil {
 			s.conf.Resolver.Doubt(b)
@@ -174,6 +227,7 @@ func (c *client) failed(q relay.Query) {
 	if s.conf.Doubt != nil {
 		s.conf.Doubt(ref, q.Err)
 	}
+	return false
 }
 
 // answer decides where the session goes; done false: the broker's name has no address yet.
@@ -200,7 +254,10 @@ func (c *client) answer(record registry.Affinity) (a relay.Answer, done bool) {
 		}
 		c.place(d, record)
 		c.mu.Unlock()
-		// The view may have changed before we could be found in the table: then nobody told us.
+		// What happened before we could be found in the table nobody has told us.
+		if s.leaving.Load() {
+			return shuttingDown, true
+		}
 		if now := s.view.Load(); now == v || now.Serves(registry.BrokerRef{Pool: d.Pool.Name, Broker: d.Broker.ID}) {
 			s.conf.Metrics.routed(d.Why)
 			return relay.Answer{Target: t}, true
@@ -272,6 +329,7 @@ func (c *client) Closed(sum relay.Summary) {
 	at, why := c.at, c.why
 	c.closed = true
 	c.unplace()
+	c.at = at // writes that are under way still ask
 	c.mu.Unlock()
 	s := c.srv
 	s.live.Add(-1)

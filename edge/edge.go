@@ -18,7 +18,9 @@ package edge
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,17 +40,19 @@ const (
 	refreshEvery = 30 * time.Second
 	// commitAgain bounds how often one CONNACK's record is fought for before the client is left to the next look-over.
 	commitAgain = 8
+	// warnEvery is how often a listener that cannot accept says so.
+	warnEvery = 10 * time.Second
 	// drainRate is how many sessions a second a leaving edge ends at least.
 	drainRate = 500
 )
 
 // Committer writes affinities behind the clients' backs. registry.Committer is one.
 type Committer interface {
-	// Submit never blocks; done is called later, on a goroutine of the committer's, and must not block.
+	// Submit never blocks; done is called once, by a goroutine of the committer's or, where that has ended, by Submit itself.
 	Submit(w registry.Write, done func(registry.Result))
 }
 
-// Config is what a Server needs. All of it is required but Doubt, Loops and MaxConnections.
+// Config is what a Server needs. All of it is required but Doubt, Loops, MaxConnections and MaxHeld.
 type Config struct {
 	ID        string
 	Cache     *registry.Cache
@@ -63,6 +67,8 @@ type Config struct {
 	Loops int
 	// MaxConnections bounds the clients; 0 = no bound of ours. Above it connections are closed at accept.
 	MaxConnections int
+	// MaxHeld bounds what clients without a CONNACK hold of memory together, in bytes; 0 = relay.DefaultBudget.
+	MaxHeld int64
 }
 
 // Listener is an address that clients connect to.
@@ -84,10 +90,13 @@ type Server struct {
 	counters relay.Counters
 	held     *relay.Budget // what clients of all listeners have sent that have no CONNACK yet
 	live     atomic.Int64  // sessions, from accept to Closed
-	draining atomic.Bool
+	draining atomic.Bool   // Drain was called
+	leaving  atomic.Bool   // no session is begun any more: draining, or Run ends
 
 	mu        sync.Mutex
 	listeners []*listener
+	streams   map[*client]struct{} // sessions that no loop runs, and which nobody but us ends
+	over      bool                 // Run ends: no task is begun, and streams are stopped
 
 	tasks sync.WaitGroup  // goroutines of ours that ask, wait or resolve
 	ctx   context.Context // of Run: ends their waiting
@@ -96,7 +105,7 @@ type Server struct {
 
 // New makes a server; nothing runs before Run.
 func New(conf Config) (*Server, error) {
-	s := &Server{conf: conf, log: conf.Log, table: newTable(), held: relay.NewBudget(0)}
+	s := &Server{conf: conf, log: conf.Log, table: newTable(), held: relay.NewBudget(conf.MaxHeld), streams: map[*client]struct{}{}}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.state.Store(conf.Cache.State())
 	s.view.Store(router.NewView(conf.Cache.State()))
@@ -116,12 +125,8 @@ func New(conf Config) (*Server, error) {
 // Listen opens a listener. Its clients wait in the kernel until Run.
 func (s *Server) Listen(conf Listener) (*listen.Listener, error) {
 	ln := &listener{srv: s, pool: conf.Pool, limits: conf.Limits}
-	ln.limits.Counters, ln.limits.Held = &s.counters, s.held
-	conf.OnReject = ln.rejected
-	conf.OnAcceptError = func(err error) {
-		s.log.Warn().Err(err).Str("listener", conf.Name).Msg("accept failed; trying again")
-	}
-	ln.limits.AcceptFailed = conf.OnAcceptError
+	ln.limits.Counters, ln.limits.Held, ln.limits.AcceptFailed = &s.counters, s.held, ln.acceptFailed
+	conf.OnReject, conf.OnAcceptError = ln.rejected, ln.acceptFailed
 	l, err := listen.Open(conf.Config)
 	if err != nil {
 		return nil, err
@@ -161,11 +166,19 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	running.Go(func() { s.refresh(inner) })
 	<-inner.Done()
+	s.leaving.Store(true)
 	s.stop()
 	for _, ln := range listeners {
 		ln.close()
 	}
-	s.table.each(func(c *client) { c.end(relay.ReasonShutdown) })
+	// The loops end their sessions themselves, and those that left them.
+	s.mu.Lock()
+	s.over = true
+	streams := slices.Collect(maps.Keys(s.streams))
+	s.mu.Unlock()
+	for _, c := range streams {
+		c.end(relay.ReasonShutdown)
+	}
 	running.Wait()
 	s.tasks.Wait()
 	select {
@@ -174,6 +187,34 @@ func (s *Server) Run(ctx context.Context) error {
 	default:
 		return nil
 	}
+}
+
+// task runs fn in a goroutine that Run waits for; false if Run does not any more.
+func (s *Server) task(fn func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return false
+	}
+	s.tasks.Go(fn)
+	return true
+}
+
+// stream runs a session that no loop runs.
+func (s *Server) stream(ln *listener, st relay.Stream, c *client, accepted time.Time) {
+	relay.Serve(st, c, &ln.limits, accepted, func(conn relay.Conn) {
+		c.ready(conn)
+		s.mu.Lock()
+		s.streams[c] = struct{}{}
+		over := s.over
+		s.mu.Unlock()
+		if over {
+			c.end(relay.ReasonShutdown)
+		}
+	})
+	s.mu.Lock()
+	delete(s.streams, c)
+	s.mu.Unlock()
 }
 
 // ErrDraining is returned by Drain when it is called twice.
@@ -185,6 +226,7 @@ func (s *Server) Drain(ctx context.Context, grace time.Duration) error {
 	if s.draining.Swap(true) {
 		return ErrDraining
 	}
+	s.leaving.Store(true)
 	s.mu.Lock()
 	listeners := s.listeners
 	s.mu.Unlock()
@@ -205,7 +247,7 @@ func (s *Server) Drain(ctx context.Context, grace time.Duration) error {
 		}
 		c.end(relay.ReasonShutdown)
 	}
-	for s.table.placed() > 0 {
+	for s.table.count() > 0 {
 		s.table.each(func(c *client) { c.end(relay.ReasonShutdown) }) // who came while we counted
 		if !sleep(ctx, 20*time.Millisecond) {
 			return ctx.Err()
@@ -287,6 +329,7 @@ type listener struct {
 	mu     sync.Mutex
 	leave  []func() // makes the loops stop accepting
 	closed bool
+	warned time.Time // when accept's failure was logged last
 }
 
 // serve accepts until ctx ends or the listener is closed: in the loops where they can, in goroutines otherwise.
@@ -299,7 +342,7 @@ func (ln *listener) serve(ctx context.Context) error {
 			closed := ln.closed
 			if err != nil {
 				ln.mu.Unlock()
-				if closed { // before we came
+				if closed || ctx.Err() != nil { // before we came
 					return nil
 				}
 				return err
@@ -319,7 +362,7 @@ func (ln *listener) serve(ctx context.Context) error {
 			st.Close()
 			return
 		}
-		relay.Serve(st, c, &ln.limits, accepted, c.ready)
+		s.stream(ln, st, c, accepted)
 	})
 }
 
@@ -342,6 +385,20 @@ func (ln *listener) close() {
 		f()
 	}
 	ln.open.Close()
+}
+
+// acceptFailed logs, now and then, that nobody can be accepted.
+func (ln *listener) acceptFailed(err error) {
+	now := time.Now()
+	ln.mu.Lock()
+	quiet := !ln.warned.IsZero() && now.Sub(ln.warned) < warnEvery
+	if !quiet {
+		ln.warned = now
+	}
+	ln.mu.Unlock()
+	if !quiet {
+		ln.srv.log.Warn().Err(err).Str("listener", ln.open.Config().Name).Int("sessions", ln.srv.Live()).Msg("accept failed; trying again")
+	}
 }
 
 func (ln *listener) rejected(o relay.Origin, r listen.Reason, err error) {

@@ -16,7 +16,14 @@ func (c *client) log(sum relay.Summary, at registry.BrokerRef, why router.Why) {
 	if !e.Enabled() {
 		return
 	}
-	e.Str("reason", sum.Reason.String()).Str("pool", c.key.pool).Str("key", printable(c.key.key)).Str("broker", at.Broker).
+	key := c.key.key
+	if c.assigned {
+		e.Bool("assigned", true)
+		if !c.named {
+			key = "" // it was placed by random bytes, which mean nothing to anybody
+		}
+	}
+	e.Str("reason", sum.Reason.String()).Str("pool", c.key.pool).Str("key", printable(key)).Str("broker", at.Broker).
 		Str("edge", c.srv.conf.ID).Str("listener", c.origin.Listener).Str("transport", c.origin.Transport).
 		Stringer("client_address", c.origin.Client)
 	if why != router.WhyNone {
@@ -41,8 +48,12 @@ const maxPrintable = 256
 func printable(s string) string {
 	cut := ""
 	if len(s) > maxPrintable {
-		cut = "…+" + strconv.Itoa(len(s)-maxPrintable)
-		s = s[:maxPrintable]
+		n := maxPrintable
+		for n > maxPrintable-utf8.UTFMax && !utf8.RuneStart(s[n]) {
+			n--
+		}
+		cut = "…+" + strconv.Itoa(len(s)-n)
+		s = s[:n]
 	}
 	plain := true
 	for i := 0; i < len(s) && plain; i++ {

@@ -1,6 +1,8 @@
 package edge
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/limpet-mesh/limpet/edge/listen"
@@ -74,7 +76,7 @@ func (m *Metrics) observe(s *Server) {
 		m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "limpet_edge_" + name, Help: help}, fn))
 	}
 	gauge("connections", "Sessions now, from accept to close.", func() float64 { return float64(s.live.Load()) })
-	gauge("routed_connections", "Sessions now that have, or are getting, a broker.", func() float64 { return float64(s.table.placed()) })
+	gauge("routed_connections", "Sessions now that have, or are getting, a broker.", func() float64 { return float64(s.table.count()) })
 	gauge("held_bytes", "Memory that clients without a CONNACK take beyond 2 KiB each.", func() float64 { return float64(s.held.Used()) })
 	for _, side := range []relay.Side{relay.Client, relay.Broker} {
 		labels := prometheus.Labels{"from": side.String()}
@@ -102,12 +104,16 @@ func (m *Metrics) accepted(listener string) { m.accepts.WithLabelValues(listener
 func (m *Metrics) rejected(listener, reason string) {
 	m.rejects.WithLabelValues(listener, reason).Inc()
 }
-func (m *Metrics) established(listener string) { m.sessions.WithLabelValues(listener).Inc() }
-func (m *Metrics) routed(w router.Why)         { m.routes.WithLabelValues(w.String()).Inc() }
-func (m *Metrics) refused(r router.Refusal)    { m.refusals.WithLabelValues(r.String()).Inc() }
-func (m *Metrics) resolved(s registry.Source)  { m.resolves.WithLabelValues(s.String()).Inc() }
-func (m *Metrics) committed(outcome string)    { m.commits.WithLabelValues(outcome).Inc() }
-func (m *Metrics) moved()                      { m.moves.Inc() }
+
+func (m *Metrics) established(listener string, after time.Duration) {
+	m.sessions.WithLabelValues(listener).Inc()
+	m.connack.Observe(after.Seconds())
+}
+func (m *Metrics) routed(w router.Why)        { m.routes.WithLabelValues(w.String()).Inc() }
+func (m *Metrics) refused(r router.Refusal)   { m.refusals.WithLabelValues(r.String()).Inc() }
+func (m *Metrics) resolved(s registry.Source) { m.resolves.WithLabelValues(s.String()).Inc() }
+func (m *Metrics) committed(outcome string)   { m.commits.WithLabelValues(outcome).Inc() }
+func (m *Metrics) moved()                     { m.moves.Inc() }
 
 func (m *Metrics) dialFailed(ref registry.BrokerRef, reason string) {
 	m.dialFails.WithLabelValues(ref.Pool, ref.Broker, reason).Inc()
@@ -115,7 +121,4 @@ func (m *Metrics) dialFailed(ref registry.BrokerRef, reason string) {
 
 func (m *Metrics) closed(sum relay.Summary) {
 	m.closes.WithLabelValues(sum.Reason.String()).Inc()
-	if sum.Connack > 0 {
-		m.connack.Observe(sum.Connack.Seconds())
-	}
 }

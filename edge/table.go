@@ -6,7 +6,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// Table holds the live clients of an edge, and finds those of a key.
+// Table holds the live clients of an edge that have, or are getting, a broker, and finds those of a key.
 type Table struct {
 	shards [tableShards]tableShard
 }
@@ -15,9 +15,8 @@ const tableShards = 64 // a power of two
 
 type tableShard struct {
 	mu    sync.Mutex
-	all   map[*client]struct{}
-	byKey map[tableKey]*client // the first of a chain by client.next: clients may share a key
-	keyed int
+	byKey map[tableKey]*client // the newest of a list by client.older and client.newer: clients may share a key
+	count int
 }
 
 type tableKey struct{ pool, key string }
@@ -25,7 +24,6 @@ type tableKey struct{ pool, key string }
 func newTable() *Table {
 	t := new(Table)
 	for i := range t.shards {
-		t.shards[i].all = map[*client]struct{}{}
 		t.shards[i].byKey = map[tableKey]*client{}
 	}
 	return t
@@ -40,10 +38,11 @@ func (t *Table) add(c *client, k tableKey) {
 	s := t.shard(k.key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.all[c] = struct{}{}
-	c.next = s.byKey[k]
+	if c.older = s.byKey[k]; c.older != nil {
+		c.older.newer = c
+	}
 	s.byKey[k] = c
-	s.keyed++
+	s.count++
 }
 
 // remove takes a client out that was entered under k.
@@ -51,26 +50,19 @@ func (t *Table) remove(c *client, k tableKey) {
 	s := t.shard(k.key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, ok := s.all[c]; !ok {
-		return
+	if c.older != nil {
+		c.older.newer = c.newer
 	}
-	delete(s.all, c)
-	s.keyed--
-	if first := s.byKey[k]; first == c {
-		if c.next == nil {
-			delete(s.byKey, k)
-		} else {
-			s.byKey[k] = c.next
-		}
-	} else {
-		for p := first; p != nil; p = p.next {
-			if p.next == c {
-				p.next = c.next
-				break
-			}
-		}
+	switch {
+	case c.newer != nil:
+		c.newer.older = c.older
+	case c.older != nil:
+		s.byKey[k] = c.older
+	default:
+		delete(s.byKey, k)
 	}
-	c.next = nil
+	c.older, c.newer = nil, nil
+	s.count--
 }
 
 // find calls fn for every client of a key, without holding a lock.
@@ -79,7 +71,7 @@ func (t *Table) find(pool, key string, fn func(*client)) {
 	s.mu.Lock()
 	var some [4]*client
 	found := some[:0]
-	for c := s.byKey[tableKey{pool, key}]; c != nil; c = c.next {
+	for c := s.byKey[tableKey{pool, key}]; c != nil; c = c.older {
 		found = append(found, c)
 	}
 	s.mu.Unlock()
@@ -95,8 +87,10 @@ func (t *Table) each(fn func(*client)) {
 		s := &t.shards[i]
 		s.mu.Lock()
 		some = some[:0]
-		for c := range s.all {
-			some = append(some, c)
+		for _, c := range s.byKey {
+			for ; c != nil; c = c.older {
+				some = append(some, c)
+			}
 		}
 		s.mu.Unlock()
 		for _, c := range some {
@@ -105,12 +99,12 @@ func (t *Table) each(fn func(*client)) {
 	}
 }
 
-// placed counts the clients that were routed to a broker.
-func (t *Table) placed() (n int) {
+// count is the number of clients.
+func (t *Table) count() (n int) {
 	for i := range t.shards {
 		s := &t.shards[i]
 		s.mu.Lock()
-		n += s.keyed
+		n += s.count
 		s.mu.Unlock()
 	}
 	return n

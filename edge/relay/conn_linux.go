@@ -202,7 +202,7 @@ func (c *conn) carryOut(out []Action) {
 		case OpAccepted:
 			l.yield = true
 			if k, err := mqtt.ParseConnack(a.Data, c.s.Version); err == nil {
-				c.owner.Accepted(c, k)
+				c.owner.Accepted(c, k, c.s.toConnack())
 			}
 		case OpGoodbye:
 			l.yield = true

@@ -42,8 +42,8 @@ func (o *watchedOwner) Route(c Conn, q Query) (Answer, bool) {
 	return o.echoOwner.Route(c, q)
 }
 
-func (o *watchedOwner) Accepted(Conn, mqtt.Connack)   { close(o.accepted) }
-func (o *watchedOwner) Goodbye(Conn, mqtt.Disconnect) { o.leaving() }
+func (o *watchedOwner) Accepted(Conn, mqtt.Connack, time.Duration) { close(o.accepted) }
+func (o *watchedOwner) Goodbye(Conn, mqtt.Disconnect)              { o.leaving() }
 
 // receive is a channel receive that does not wait for ever.
 func receive[T any](t *testing.T, what string, ch <-chan T) T {

@@ -23,11 +23,11 @@ type echoOwner struct {
 	closed func(Summary)
 }
 
-func (o *echoOwner) Preamble([]byte) (int, error)     { return 0, nil }
-func (o *echoOwner) Route(Conn, Query) (Answer, bool) { return Answer{Target: &o.target}, true }
-func (o *echoOwner) Accepted(Conn, mqtt.Connack)      {}
-func (o *echoOwner) Goodbye(Conn, mqtt.Disconnect)    {}
-func (o *echoOwner) Closed(s Summary)                 { o.closed(s) }
+func (o *echoOwner) Preamble([]byte) (int, error)               { return 0, nil }
+func (o *echoOwner) Route(Conn, Query) (Answer, bool)           { return Answer{Target: &o.target}, true }
+func (o *echoOwner) Accepted(Conn, mqtt.Connack, time.Duration) {}
+func (o *echoOwner) Goodbye(Conn, mqtt.Disconnect)              {}
+func (o *echoOwner) Closed(s Summary)                           { o.closed(s) }
 func acceptConnect(c net.Conn) error {
 	_, err := io.ReadFull(c, make([]byte, len(connect311)))
 	return err

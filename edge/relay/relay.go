@@ -56,8 +56,8 @@ type Owner interface {
 	Preamble(b []byte) (n int, err error)
 	// Route says where the session goes. ok false: not known yet, c.Answer will be called with the same question's answer.
 	Route(c Conn, q Query) (a Answer, ok bool)
-	// Accepted tells that the broker's CONNACK with success is on its way to the client.
-	Accepted(c Conn, k mqtt.Connack)
+	// Accepted tells that the broker's CONNACK with success is on its way to the client, so long after the accept.
+	Accepted(c Conn, k mqtt.Connack, after time.Duration)
 	// Goodbye tells of the client's DISCONNECT, which has been forwarded.
 	Goodbye(c Conn, d mqtt.Disconnect)
 	// Closed is the last call: every descriptor of the session is closed.
@@ -158,10 +158,10 @@ const (
 // Dead peers of a broker's socket: a silent one is asked after keepIdle, and given up keepCount × keepInterval later; one that acknowledges
 // nothing, after userTimeout. Clients' sockets have what their listener gives them.
 const (
-	keepIdle     = 60 * time.Second
-	keepInterval = 10 * time.Second
+	keepIdle     = 15 * time.Second
+	keepInterval = 15 * time.Second
 	keepCount    = 3
-	userTimeout  = 30 * time.Second
+	userTimeout  = 60 * time.Second
 )
 
 // errLoopClosed is returned by Loop.Listen once Run has ended.

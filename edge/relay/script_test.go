@@ -94,7 +94,7 @@ func (o *scriptOwner) Route(c Conn, q Query) (Answer, bool) {
 	return Answer{Target: o.target()}, true
 }
 
-func (o *scriptOwner) Accepted(_ Conn, k mqtt.Connack) {
+func (o *scriptOwner) Accepted(_ Conn, k mqtt.Connack, _ time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.tell(fmt.Sprintf("accepted %v %s", k.SessionPresent, k.AssignedClientID))
@@ -297,7 +297,7 @@ func (b *bareRig) feed(event func(out []Action) []Action) {
 			if err != nil {
 				panic(err)
 			}
-			b.own.Accepted(b, k)
+			b.own.Accepted(b, k, 0)
 		case OpGoodbye:
 			d, err := mqtt.ParseDisconnect(a.Data, b.s.Version)
 			if err != nil {

@@ -128,7 +128,7 @@ func (d *driver) carryOut(event func(out []Action) []Action) []job {
 			d.drop()
 		case OpAccepted:
 			if k, err := mqtt.ParseConnack(a.Data, d.s.Version); err == nil {
-				d.owner.Accepted(d.handle, k)
+				d.owner.Accepted(d.handle, k, d.s.toConnack())
 			}
 		case OpGoodbye:
 			if m, err := mqtt.ParseDisconnect(a.Data, d.s.Version); err == nil {

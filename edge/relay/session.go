@@ -436,6 +436,9 @@ func (s *Session) wrongBroker(detail string, now int64, out []Action) []Action {
 	return s.refuse(ReasonBrokerProtocol, detail, mqtt.ServerUnavailable, now, append(out, Action{Op: OpDrop}))
 }
 
+// toConnack is the time from accept to CONNACK.
+func (s *Session) toConnack() time.Duration { return time.Duration(s.ConnackAt - s.AcceptedAt) }
+
 // summary is what the session leaves behind.
 func (s *Session) summary(now int64) Summary {
 	sum := Summary{
