@@ -363,7 +363,7 @@ func TestAgreement(t *testing.T) {
 func TestAgreementWithDifferentViews(t *testing.T) {
 	m := newMesh(t, "b1", "b2", "b3")
 	e1, e2 := m.edge("e1"), m.edge("e2")
-	e2.faults.DelayWatch(time.Second) // e2 lives in the past
+	e2.faults.DelayWatch(3 * time.Second) // e2 lives in the past
 	m.pool.Brokers = m.pool.Brokers[:2]
 	var revision int64
 	for _, p := range e1.State().Pools {
