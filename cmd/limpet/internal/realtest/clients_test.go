@@ -111,11 +111,14 @@ func (h *homecoming) run(t *testing.T) {
 	// Live, the retained message first.
 	subscriber := h.open(t, h.first, options{id: h.name(h.id)}, false)
 	must(subscriber.subscribe(topic+"/#", 2))
-	live := []message{kept}
-	for qos := range byte(3) {
-		live = append(live, message{topic + "/live", fmt.Sprint("at most once, at least once, exactly once: ", qos), qos, false})
+	text := "at most once, at least once, exactly once: "
+	live := []message{
+		kept,
+		{topic + "/live", text + "0", 0, false},
+		{topic + "/live", text + "1", 1, false},
+		{topic + "/live", text + "2", 2, false},
+		{topic + "/large", strings.Repeat("0123456789abcdef", h.large/16), 1, false},
 	}
-	live = append(live, message{topic + "/large", strings.Repeat("0123456789abcdef", h.large/16), 1, false})
 	for _, m := range live[1:] {
 		must(publisher.publish(m))
 	}
@@ -128,7 +131,7 @@ func (h *homecoming) run(t *testing.T) {
 		queued = append(queued, message{topic + "/queued", fmt.Sprint(i), byte(1 + i%2), false})
 		must(publisher.publish(queued[i]))
 	}
-	subscriber = h.open(t, h.third, options{id: h.name(h.id)}, true)
+	subscriber = h.open(t, h.third, options{id: h.name(h.id), had: live}, true)
 	subscriber.inbox().await(t, true, queued...)
 
 	// A Will, of a client that is gone without a word.

@@ -64,7 +64,7 @@ func mosquittoClients(t *testing.T, m *mesh) {
 					second := door{m.edges[(i+1)%3], listeners[(j+1)%2]}
 					third := door{m.edges[(i+2)%3], listeners[(j+1)%2]}
 					t.Run(first.String(), func(t *testing.T) {
-						c.story(t, fmt.Sprintf("%s-%s-%s", version[4:], e.id, listener), large, first, second, third)
+						c.story(t, fmt.Sprintf("m%s-%s-%s", version[4:], e.id, listener), large, first, second, third)
 					})
 				}
 			}

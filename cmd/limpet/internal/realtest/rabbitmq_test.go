@@ -42,6 +42,7 @@ func TestRabbitMQ(t *testing.T) {
 	type sleeper struct {
 		id     string
 		broker *broker
+		had    []message
 		queued []message
 	}
 	var sleepers []*sleeper
@@ -79,7 +80,7 @@ func TestRabbitMQ(t *testing.T) {
 				}
 				c.inbox().await(t, true, s.queued...)
 				c.leave()
-				s.queued = nil
+				s.had, s.queued = s.queued, nil
 				send(3)
 			}
 		}
@@ -99,7 +100,7 @@ func TestRabbitMQ(t *testing.T) {
 			until(t, 3*patience, s.id+" has its session at another node", func() (bool, any) {
 				var present bool
 				var err error
-				if c, present, err = connectV3(m.edges[i%3], "tcp", options{id: s.id}); err != nil {
+				if c, present, err = connectV3(m.edges[i%3], "tcp", options{id: s.id, had: s.had}); err != nil {
 					return false, err
 				}
 				if !present {

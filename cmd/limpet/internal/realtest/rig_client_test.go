@@ -44,15 +44,22 @@ type options struct {
 	id    string
 	clean bool // and nothing is kept after the connection
 	will  *message
+	had   []message // what came over an earlier connection
 }
 
 // inbox holds what a client received.
 type inbox struct {
+	had []message
 	mu  sync.Mutex
 	all []message
 }
 
-func (b *inbox) add(m message) {
+// add takes in a message. One that an earlier connection of the client has shown may come again, marked as a duplicate: it left before
+// its acknowledgement was out.
+func (b *inbox) add(m message, duplicate bool) {
+	if duplicate && slices.Contains(b.had, m) {
+		return
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.all = append(b.all, m)
@@ -86,24 +93,24 @@ func sortMessages(ms []message) {
 type pahoV3 struct {
 	paho3.Client
 	in   inbox
-	conn net.Conn // under it, for drop
+	conn net.Conn // under it, if we dialed
 }
 
 var schemes = map[string]string{"tls": "ssl", "ws": "ws", "wss": "wss"}
 
 func connectV3(e *edgeProc, listener string, o options) (client, bool, error) {
-	c := &pahoV3{}
+	c := &pahoV3{in: inbox{had: o.had}}
 	opts := paho3.NewClientOptions().SetClientID(o.id).SetCleanSession(o.clean).SetProtocolVersion(4).SetAutoReconnect(false).
 		SetConnectRetry(false).SetConnectTimeout(dialTimeout).SetKeepAlive(30 * time.Second).SetOrderMatters(true).SetTLSConfig(e.clientTLS()).
 		SetDefaultPublishHandler(func(_ paho3.Client, m paho3.Message) {
-			c.in.add(message{m.Topic(), string(m.Payload()), m.Qos(), m.Retained()})
+			c.in.add(message{m.Topic(), string(m.Payload()), m.Qos(), m.Retained()}, m.Duplicate())
 		})
 	path := ""
 	if listener == "ws" || listener == "wss" {
 		path = "/mqtt"
 	}
 	scheme := schemes[listener]
-	if scheme == "" { // what the library does not have, or needs no help from us to dial
+	if scheme == "" || o.will != nil { // what the library does not have or need, and what drop must have in its hands
 		scheme = "tcp"
 		opts.SetCustomOpenConnectionFn(func(*url.URL, paho3.ClientOptions) (net.Conn, error) {
 			conn, err := e.dial(listener)
@@ -137,12 +144,7 @@ func (c *pahoV3) publish(m message) error {
 func (c *pahoV3) leave()        { c.Disconnect(100) }
 func (c *pahoV3) inbox() *inbox { return &c.in }
 
-func (c *pahoV3) drop() {
-	if c.conn != nil {
-		c.conn.Close()
-	}
-	c.Disconnect(0)
-}
+func (c *pahoV3) drop() { c.conn.Close() }
 
 func waitToken(t paho3.Token) error {
 	if !t.WaitTimeout(patience) {
@@ -163,11 +165,11 @@ func connectV5(e *edgeProc, listener string, o options) (client, bool, error) {
 	if err != nil {
 		return nil, false, err
 	}
-	c := &pahoV5{conn: conn}
+	c := &pahoV5{conn: conn, in: inbox{had: o.had}}
 	c.Client = paho5.NewClient(paho5.ClientConfig{
 		Conn: packets.NewThreadSafeConn(conn), PacketTimeout: patience,
 		OnPublishReceived: []func(paho5.PublishReceived) (bool, error){func(r paho5.PublishReceived) (bool, error) {
-			c.in.add(message{r.Packet.Topic, string(r.Packet.Payload), r.Packet.QoS, r.Packet.Retain})
+			c.in.add(message{r.Packet.Topic, string(r.Packet.Payload), r.Packet.QoS, r.Packet.Retain}, r.Packet.Duplicate())
 			return true, nil
 		}},
 	})
