@@ -148,6 +148,7 @@ type mesh struct {
 	bus     *registry.MemoryBus
 	brokers map[string]*fakeBroker
 	pool    registry.Pool
+	dns     upstream.LookupNetIPer // nil = the system's
 }
 
 func newMesh(t *testing.T, ids ...string) *mesh {
@@ -253,8 +254,10 @@ func (m *mesh) edge(id string, options ...edgeOption) *testEdge {
 	bus := m.bus.Bus(id)
 	log := zerolog.New(e.log)
 	e.cache = registry.NewCache(registry.CacheConfig{Store: e.faults, Bus: bus, Logger: zerolog.Nop()})
-	committer := registry.NewCommitter(registry.CommitterConfig{Store: e.faults, Bus: bus, Cache: e.cache, Logger: zerolog.Nop()})
-	resolver := upstream.NewResolver(upstream.ResolverConfig{Log: zerolog.Nop()})
+	committer := registry.NewCommitter(registry.CommitterConfig{
+		Store: e.faults, Bus: bus, Cache: e.cache, Logger: zerolog.Nop(), FlushTimeout: 500 * time.Millisecond,
+	})
+	resolver := upstream.NewResolver(upstream.ResolverConfig{Log: zerolog.Nop(), DNS: m.dns})
 	conf := Config{
 		ID: id, Cache: e.cache, Committer: committer, Resolver: resolver, Dialer: upstream.NewDialer(resolver, zerolog.Nop()),
 		Log: log, Metrics: NewMetrics(e.reg),
@@ -268,7 +271,10 @@ func (m *mesh) edge(id string, options ...edgeOption) *testEdge {
 			}
 		},
 	}
-	ln := Listener{Pool: "default", Config: listen.Config{Name: "mqtt", Transport: listen.TCP, Address: "127.0.0.1:0"}}
+	ln := Listener{
+		Pool: "default", Config: listen.Config{Name: "mqtt", Transport: listen.TCP, Address: "127.0.0.1:0"},
+		Limits: relay.Limits{Linger: 300 * time.Millisecond},
+	}
 	for _, o := range options {
 		o(&conf, &ln)
 	}
