@@ -2,11 +2,16 @@ package realtest
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/limpet-mesh/limpet/edge/upstream"
+	"github.com/limpet-mesh/limpet/registry"
 )
 
 // rabbitmq is a cluster of RabbitMQ nodes on loopback, run as any user, that demand a PROXY header of their MQTT clients.
@@ -19,7 +24,8 @@ type rabbitmq struct {
 // rabbitPatience is how long a cluster may take to form: half a minute on two idle cores.
 const rabbitPatience = 3 * time.Minute
 
-// startRabbitMQ starts three nodes; ready waits for them.
+// startRabbitMQ starts three nodes, one after the other: started together, each may found a cluster of client IDs of its own, which never meet
+// again, although the nodes have joined. ready makes them mirror sessions.
 func startRabbitMQ(t *testing.T, dir string) *rabbitmq {
 	t.Helper()
 	// Debian's wrappers in /usr/sbin insist on a user of theirs.
@@ -70,16 +76,36 @@ func startRabbitMQ(t *testing.T, dir string) *rabbitmq {
 			"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-kernel inet_dist_use_interface {127,0,0,1} +S 2:2 +sbwt none",
 			"RUNNING_UNDER_SYSTEMD=true", // the script gives way to the node, which then is our child
 		}, c.env...), server)
+		listening(t, rabbitPatience, b.proc, b.address)
+		until(t, rabbitPatience, b.id+" accepts a client", func() (bool, any) {
+			ack, err := accepted(b.address)
+			return err == nil && ack == "\x20\x02\x00\x00", fmt.Sprintf("%x %v", ack, err)
+		})
 	}
 	return c
 }
 
-// ready waits until every node takes MQTT clients, and has each session's queue mirrored.
+// accepted returns the CONNACK that a broker which demands a PROXY header gives a client.
+func accepted(address string) (string, error) {
+	conn, err := net.DialTimeout("tcp", address, dialTimeout)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(dialTimeout)); err != nil {
+		return "", err
+	}
+	if _, err := conn.Write(appendConnect(upstream.AppendProxy(nil, registry.ProxyV2, nil), "is-it-ready", true)); err != nil {
+		return "", err
+	}
+	ack := make([]byte, 4)
+	_, err = io.ReadFull(conn, ack)
+	return string(ack), err
+}
+
+// ready has each session's queue mirrored.
 func (c *rabbitmq) ready(t *testing.T) {
 	t.Helper()
-	for _, b := range c.brokers {
-		listening(t, rabbitPatience, b.proc, b.address)
-	}
 	policy := start(t, t.TempDir(), "policy", c.env, c.ctl, "-n", "rmq1@localhost", "set_policy", "mqtt-ha", "^mqtt-subscription-",
 		`{"ha-mode":"all","ha-sync-mode":"automatic"}`)
 	select {
