@@ -1,13 +1,10 @@
 package relay
 
 import (
-	"net"
 	"net/netip"
-	"strconv"
 	"sync/atomic"
 	"syscall"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -23,10 +20,10 @@ type conn struct {
 	fd     [2]int    // -1 = none
 	gen    [2]int32  // of fd, in the loop
 	pend   [2][]byte // to be written to this side: its socket was full
+	until  int64     // when the next address gets its turn; counts while dialing
+	armed  int64     // when the wheel will look at us; 0 = it will not
 	slot   uint32
 	addr   uint8 // index of the target's address that is being dialed
-	until  int64 // when the next address gets its turn; counts while dialing
-	armed  int64 // when the wheel will look at us; 0 = it will not
 
 	readable [2]bool // the kernel may have bytes of this side
 	ended    [2]bool // this side has sent FIN: read on, to the zero
@@ -173,12 +170,12 @@ func (c *conn) carryOut(out []Action) {
 			out = c.s.Preamble(n, err, l.now, out)
 		case OpRoute:
 			q := Query{Attempt: int(c.s.Attempt), Cause: c.s.Cause}
-			k, err := c.s.Connect()
-			if err != nil {
+			var err error
+			if l.connect, err = c.s.Connect(); err != nil {
 				out = c.s.cut(ReasonInternal, err.Error(), out)
 				continue
 			}
-			q.Connect = &k
+			q.Connect = &l.connect
 			q.Err, c.failure = c.failure, nil
 			l.yield = true
 			if ans, ok := c.owner.Route(c, q); ok {
@@ -200,6 +197,7 @@ func (c *conn) carryOut(out []Action) {
 			}
 			c.close(Broker)
 		case OpAccepted:
+			c.target = nil // nor its prelude
 			l.yield = true
 			if k, err := mqtt.ParseConnack(a.Data, c.s.Version); err == nil {
 				c.owner.Accepted(c, k, c.s.toConnack())
@@ -289,50 +287,19 @@ func (c *conn) nextAddress(out []Action) []Action {
 
 // connect starts a connection to addr; done if it stands already.
 func (c *conn) connect(addr netip.AddrPort) (done bool, err error) {
-	family := unix.AF_INET
-	var sa unix.Sockaddr
-	if ip := addr.Addr().Unmap(); ip.Is4() {
-		sa = &unix.SockaddrInet4{Port: int(addr.Port()), Addr: ip.As4()}
-	} else {
-		family = unix.AF_INET6
-		sa = &unix.SockaddrInet6{Port: int(addr.Port()), Addr: ip.As16(), ZoneId: zoneID(ip.Zone())}
-	}
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
+	fd, err := dialSocket(addr)
+	if fd < 0 {
 		return false, err
 	}
-	keepAlive(fd)
 	c.fd[Broker] = fd
 	c.readable[Broker], c.ended[Broker] = false, false
-	if err = unix.Connect(fd, sa); err != nil && err != unix.EINPROGRESS {
+	if err != nil && err != unix.EINPROGRESS {
 		return false, err
 	}
 	if done = err == nil; done && toItself(fd, addr) {
 		return false, unix.ECONNREFUSED
 	}
 	return done, c.watch(Broker)
-}
-
-// toItself reports whether fd is connected to itself: on one host a connect to a port that nobody listens on succeeds where the kernel gives
-// the connecting socket that very port (simultaneous open, RFC 9293 §3.5).
-func toItself(fd int, peer netip.AddrPort) bool {
-	var sa unix.RawSockaddrAny
-	n := uint32(unsafe.Sizeof(sa))
-	_, _, errno := syscall.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&n)))
-	if errno != 0 {
-		return false
-	}
-	var ip netip.Addr
-	var port [2]byte // network order
-	switch sa.Addr.Family {
-	case unix.AF_INET:
-		in := (*unix.RawSockaddrInet4)(unsafe.Pointer(&sa))
-		ip, port = netip.AddrFrom4(in.Addr), *(*[2]byte)(unsafe.Pointer(&in.Port))
-	case unix.AF_INET6:
-		in := (*unix.RawSockaddrInet6)(unsafe.Pointer(&sa))
-		ip, port = netip.AddrFrom16(in.Addr), *(*[2]byte)(unsafe.Pointer(&in.Port))
-	}
-	return uint16(port[0])<<8|uint16(port[1]) == peer.Port() && ip.Unmap() == peer.Addr().Unmap().WithZone("")
 }
 
 // connected is told by the kernel that the connection stands, or cannot.
@@ -441,41 +408,4 @@ func (c *conn) close(side Side) {
 		c.dialing = false
 	}
 	c.keepBuffer(side)
-}
-
-// recv and sendTo are raw: a non-blocking socket never makes the scheduler wait, so it need not be told.
-func recv(fd int, p []byte) (int, syscall.Errno) {
-	n, _, errno := syscall.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), unix.MSG_DONTWAIT, 0, 0)
-	if errno != 0 {
-		return 0, errno
-	}
-	return int(n), 0
-}
-
-func sendTo(fd int, p []byte) (int, syscall.Errno) {
-	for {
-		n, _, errno := syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
-		switch errno {
-		case 0:
-			return int(n), 0
-		case unix.EINTR:
-		default:
-			return 0, errno
-		}
-	}
-}
-
-// zoneID is the interface of a scoped IPv6 address (RFC 4007 §11).
-func zoneID(zone string) uint32 {
-	if zone == "" {
-		return 0
-	}
-	if ifi, err := net.InterfaceByName(zone); err == nil {
-		return uint32(ifi.Index)
-	}
-	n, err := strconv.ParseUint(zone, 10, 32)
-	if err != nil {
-		return 0
-	}
-	return uint32(n)
 }

@@ -15,6 +15,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/limpet-mesh/limpet/edge/mqtt"
 )
 
 // Supported reports whether this system has the epoll driver.
@@ -42,7 +44,8 @@ type Loop struct {
 	events    [loopEvents]unix.EpollEvent
 	buf       []byte
 	out       []Action
-	conns     []*conn // by slot
+	connect   mqtt.Connect // of the Route call at hand
+	conns     []*conn      // by slot
 	free      []uint32
 	gen       int32
 	acceptors map[int32]*acceptor
@@ -164,27 +167,6 @@ func (l *Loop) unlisten(key int32) {
 		}
 		unix.Close(a.fd)
 	}
-}
-
-// keepAlive sets on a broker's socket what notices that the broker is gone.
-func keepAlive(fd int) {
-	for _, o := range [...]struct{ level, name, value int }{
-		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
-		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
-		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(keepIdle / time.Second)},
-		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(keepInterval / time.Second)},
-		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepCount},
-		{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout / time.Millisecond)},
-	} {
-		unix.SetsockoptInt(fd, o.level, o.name, o.value) // a kernel that lacks one of them still relays
-	}
-}
-
-// userTimeoutControl does for Go's own dialer what it has no option for.
-func userTimeoutControl(_, _ string, c syscall.RawConn) error {
-	return c.Control(func(fd uintptr) {
-		unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout/time.Millisecond))
-	})
 }
 
 // send puts m into the mail box; false if the loop has ended.
@@ -342,10 +324,10 @@ func (l *Loop) acceptFrom(key int32) {
 		return
 	}
 	for range loopAccepts {
-		fd, sa, err := unix.Accept4(a.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		fd, peer, err := accept4(a.fd)
 		switch err {
-		case nil:
-			l.adopt(a, fd, sa)
+		case 0:
+			l.adopt(a, fd, peer)
 		case unix.ECONNABORTED, unix.EINTR:
 		case unix.EAGAIN:
 			return
@@ -378,14 +360,12 @@ func (l *Loop) pause(a *acceptor, key int32) {
 	}})
 }
 
-func (l *Loop) adopt(a *acceptor, fd int, sa unix.Sockaddr) {
+func (l *Loop) adopt(a *acceptor, fd int, peer netip.AddrPort) {
 	local := a.local
 	if !local.IsValid() {
-		if name, err := unix.Getsockname(fd); err == nil {
-			local = addrPort(name)
-		}
+		local = localAddr(fd)
 	}
-	owner, preamble := a.accept(addrPort(sa), local)
+	owner, preamble := a.accept(peer, local)
 	if owner == nil {
 		unix.Close(fd)
 		return
@@ -473,14 +453,4 @@ func (l *Loop) release(c *conn) {
 	c.closed = true
 	c.s = Session{State: State{Phase: Closed}, limits: c.s.limits}
 	c.owner, c.target, c.failure = nil, nil, nil
-}
-
-func addrPort(sa unix.Sockaddr) netip.AddrPort {
-	switch sa := sa.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
-	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
-	}
-	return netip.AddrPort{}
 }

@@ -113,7 +113,7 @@ func TestConnectionToItself(t *testing.T) {
 		if err := unix.Connect(fd, self); err != nil {
 			t.Fatal(err)
 		}
-		at := addrPort(self)
+		at := localAddr(fd)
 		if !toItself(fd, at) {
 			t.Errorf("%v connected to itself is not recognised", at)
 		}
@@ -280,36 +280,90 @@ var collectorRun = func() time.Duration {
 	return d
 }()
 
-// idleSessions opens n sessions through a loop, lets each relay something, and returns what the heap holds for one of them. Both ends are
-// bare descriptors, which the heap knows nothing of.
-func idleSessions(t testing.TB, n int) float64 {
-	bl, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
+// wires is a loop between two ends that are bare descriptors, which cost the heap nothing.
+type wires struct {
+	t        testing.TB
+	listener int // of the broker
+	to       unix.Sockaddr
+	buf      []byte
+}
+
+func newWires(t testing.TB) *wires {
+	w := &wires{t: t, buf: make([]byte, 64<<10)}
+	w.listener = w.socket()
+	t.Cleanup(func() { unix.Close(w.listener) })
+	if err := unix.Bind(w.listener, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
 		t.Fatal(err)
 	}
-	fds := []int{bl}
+	if err := unix.Listen(w.listener, 128); err != nil {
+		t.Fatal(err)
+	}
+	o := &echoOwner{Target{Addrs: []netip.AddrPort{localAddr(w.listener)}}, func(Summary) {}}
+	ln := mustListen(t)
+	t.Cleanup(func() { ln.Close() })
+	startLoop(t, func(loop *Loop) (func(), error) {
+		return loop.Listen(ln, &Limits{Counters: &Counters{}, Held: NewBudget(0)}, func(_, _ netip.AddrPort) (Owner, bool) { return o, false })
+	})
+	w.to = &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: ln.Addr().(*net.TCPAddr).Port}
+	return w
+}
+
+func (w *wires) socket() int {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	return fd
+}
+
+// connect opens a session up to its CONNACK.
+func (w *wires) connect() (client, broker int) {
+	client = w.socket()
+	if err := unix.Connect(client, w.to); err != nil {
+		w.t.Fatal(err)
+	}
+	unix.Write(client, connect311)
+	broker, _, err := unix.Accept4(w.listener, unix.SOCK_CLOEXEC)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if n, err := unix.Read(broker, w.buf); err != nil || n != len(connect311) {
+		w.t.Fatal(n, err)
+	}
+	w.say(broker, client, connack311)
+	return client, broker
+}
+
+// say writes p to one end and reads it at the other.
+func (w *wires) say(from, to int, p []byte) {
+	unix.Write(from, p)
+	for got := 0; got < len(p); {
+		n, err := unix.Read(to, w.buf)
+		if err != nil || n == 0 {
+			w.t.Fatal(n, err)
+		}
+		got += n
+	}
+}
+
+// idleSessions opens n sessions, lets each relay something, and returns what the heap holds for one of them.
+func idleSessions(t testing.TB, n int) float64 {
+	w := newWires(t)
+	fds := make([]int, 0, 2*n+100)
 	t.Cleanup(func() {
 		for _, fd := range fds {
 			unix.Close(fd)
 		}
 	})
-	if err := unix.Bind(bl, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		t.Fatal(err)
+	open := func(n int) {
+		for range n {
+			c, b := w.connect()
+			fds = append(fds, c, b)
+			w.say(c, b, bigPublish)
+			w.say(b, c, bigPublish)
+		}
 	}
-	if err := unix.Listen(bl, 128); err != nil {
-		t.Fatal(err)
-	}
-	at, err := unix.Getsockname(bl)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := &echoOwner{Target{Addrs: []netip.AddrPort{addrPort(at)}}, func(Summary) {}}
-	ln := mustListen(t)
-	t.Cleanup(func() { ln.Close() })
-	startLoop(t, func(loop *Loop) (func(), error) {
-		return loop.Listen(ln, &Limits{}, func(_, _ netip.AddrPort) (Owner, bool) { return o, false })
-	})
-	to := &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: ln.Addr().(*net.TCPAddr).Port}
 	heap := func() uint64 {
 		runtime.GC()
 		runtime.GC()
@@ -317,50 +371,9 @@ func idleSessions(t testing.TB, n int) float64 {
 		runtime.ReadMemStats(&m)
 		return m.HeapAlloc
 	}
-	buf := make([]byte, 64<<10)
-	open := func() {
-		c, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		fds = append(fds, c)
-		unix.SetsockoptInt(c, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-		if err := unix.Connect(c, to); err != nil {
-			t.Fatal(err)
-		}
-		unix.Write(c, connect311)
-		b, _, err := unix.Accept4(bl, unix.SOCK_CLOEXEC)
-		if err != nil {
-			t.Fatal(err)
-		}
-		fds = append(fds, b)
-		unix.SetsockoptInt(b, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-		say := func(from, to int, p []byte) {
-			unix.Write(from, p)
-			for got := 0; got < len(p); {
-				k, err := unix.Read(to, buf)
-				if err != nil || k == 0 {
-					t.Fatal(k, err)
-				}
-				got += k
-			}
-		}
-		k, err := unix.Read(b, buf)
-		if err != nil || k != len(connect311) {
-			t.Fatal(k, err)
-		}
-		say(b, c, connack311)
-		say(c, b, bigPublish)
-		say(b, c, bigPublish)
-	}
-	fds = append(make([]int, 0, 2*n+100), fds...)
-	for range 50 {
-		open()
-	}
+	open(50)
 	before := heap()
-	for range n {
-		open()
-	}
+	open(n)
 	return float64(heap()-before) / float64(n)
 }
 
@@ -374,8 +387,20 @@ func TestIdleSessionsHoldNoBuffer(t *testing.T) {
 }
 
 func BenchmarkIdle(b *testing.B) {
-	for range b.N {
+	for b.Loop() {
 		b.ReportMetric(idleSessions(b, 4800), "heap-B/session")
+	}
+}
+
+// One client after the other: accept, CONNECT, dial, CONNACK, and the close.
+func BenchmarkConnect(b *testing.B) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
+	w := newWires(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		client, broker := w.connect()
+		unix.Close(client)
+		unix.Close(broker)
 	}
 }
 

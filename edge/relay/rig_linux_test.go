@@ -21,9 +21,5 @@ func fullQueue(t *testing.T) netip.AddrPort {
 	if err := unix.Listen(fd, 0); err != nil {
 		t.Fatal(err)
 	}
-	sa, err := unix.Getsockname(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return addrPort(sa)
+	return localAddr(fd)
 }

@@ -127,6 +127,7 @@ func (d *driver) carryOut(event func(out []Action) []Action) []job {
 		case OpDrop:
 			d.drop()
 		case OpAccepted:
+			d.target = nil
 			if k, err := mqtt.ParseConnack(a.Data, d.s.Version); err == nil {
 				d.owner.Accepted(d.handle, k, d.s.toConnack())
 			}
