@@ -159,10 +159,16 @@ func (c *client) Route(conn relay.Conn, q relay.Query) (relay.Answer, bool) {
 			return a, true
 		}
 	}
-	// Something has to be waited for: the store's word, or a broker's address.
-	waiting := s.task(func() {
-		if !ok {
-			record, from = s.conf.Cache.Resolve(s.ctx, pool, key)
+	return c.think(conn, record, ok)
+}
+
+// think answers later: something has to be waited for, the store's word (unless it is known) or a broker's address.
+func (c *client) think(conn relay.Conn, record registry.Affinity, known bool) (relay.Answer, bool) {
+	s := c.srv
+	begun := s.task(func() {
+		if !known {
+			var from registry.Source
+			record, from = s.conf.Cache.Resolve(s.ctx, c.key.pool, c.key.key)
 			s.conf.Metrics.resolved(from)
 		}
 		for {
@@ -174,7 +180,7 @@ func (c *client) Route(conn relay.Conn, q relay.Query) (relay.Answer, bool) {
 			c.resolve()
 		}
 	})
-	if !waiting {
+	if !begun {
 		return shuttingDown, true
 	}
 	return relay.Answer{}, false

@@ -28,7 +28,7 @@ import (
 const patience = 10 * time.Second
 
 // eventually polls until ok, and prints what was seen last if it never is.
-func eventually(t *testing.T, what string, ok func() (bool, any)) {
+func eventually(t testing.TB, what string, ok func() (bool, any)) {
 	t.Helper()
 	var seen any
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
@@ -56,7 +56,7 @@ type fakeBroker struct {
 	props    []byte // CONNACK properties, v5
 }
 
-func newFakeBroker(t *testing.T, id string) *fakeBroker {
+func newFakeBroker(t testing.TB, id string) *fakeBroker {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -143,7 +143,7 @@ func (b *fakeBroker) has(id string) int {
 
 // mesh is a store, a bus, brokers and edges in one process.
 type mesh struct {
-	t       *testing.T
+	t       testing.TB
 	store   *registry.Memory
 	bus     *registry.MemoryBus
 	brokers map[string]*fakeBroker
@@ -151,7 +151,7 @@ type mesh struct {
 	dns     upstream.LookupNetIPer // nil = the system's
 }
 
-func newMesh(t *testing.T, ids ...string) *mesh {
+func newMesh(t testing.TB, ids ...string) *mesh {
 	m := &mesh{t: t, store: registry.NewMemory(), bus: registry.NewMemoryBus(), brokers: map[string]*fakeBroker{}}
 	t.Cleanup(func() { m.store.Close() })
 	m.pool = registry.Pool{Name: "default", TTL: time.Hour}
@@ -345,7 +345,7 @@ func (e *testEdge) count(name string, labels ...string) float64 {
 
 // session is a client's connection.
 type session struct {
-	t *testing.T
+	t testing.TB
 	net.Conn
 }
 
