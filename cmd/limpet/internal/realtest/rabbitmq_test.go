@@ -64,16 +64,16 @@ func TestRabbitMQ(t *testing.T) {
 					t.Fatal(err)
 				}
 				c.leave()
-				send := func(n int) {
+				send := func(text string, n int) {
 					for k := range n {
-						msg := message{"wake/" + s.id, fmt.Sprint(k), 1, false}
+						msg := message{"wake/" + s.id, fmt.Sprint(text, k), 1, false}
 						if err := publisher.publish(msg); err != nil {
 							t.Fatal(err)
 						}
 						s.queued = append(s.queued, msg)
 					}
 				}
-				send(10)
+				send("first ", 10)
 				c, present, err = connectV3(m.edges[(i+1)%3], transports[(j+1)%5], options{id: s.id})
 				if err != nil || !present {
 					t.Fatalf("%s came back: %v, Session Present %v", s.id, err, present)
@@ -81,7 +81,7 @@ func TestRabbitMQ(t *testing.T) {
 				c.inbox().await(t, true, s.queued...)
 				c.leave()
 				s.had, s.queued = s.queued, nil
-				send(3)
+				send("second ", 3)
 			}
 		}
 	})

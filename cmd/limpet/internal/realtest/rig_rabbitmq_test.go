@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/limpet-mesh/limpet/edge/relay"
 	"github.com/limpet-mesh/limpet/edge/upstream"
 	"github.com/limpet-mesh/limpet/registry"
 )
@@ -95,7 +96,9 @@ func accepted(address string) (string, error) {
 	if err := conn.SetDeadline(time.Now().Add(dialTimeout)); err != nil {
 		return "", err
 	}
-	if _, err := conn.Write(appendConnect(upstream.AppendProxy(nil, registry.ProxyV2, nil), "is-it-ready", true)); err != nil {
+	// RabbitMQ 3.10 fails on a header without addresses.
+	self := &relay.Origin{Client: conn.LocalAddr().(*net.TCPAddr).AddrPort(), Server: conn.RemoteAddr().(*net.TCPAddr).AddrPort()}
+	if _, err := conn.Write(appendConnect(upstream.AppendProxy(nil, registry.ProxyV2, self), "is-it-ready", true)); err != nil {
 		return "", err
 	}
 	ack := make([]byte, 4)
