@@ -170,6 +170,7 @@ func pushed(t *testing.T, c *net.TCPConn, limit int) (total int) {
 
 // A client that pipelines without end while its broker, reached already, reads nothing: what is kept for it is bounded.
 func TestPipeliningToAStalledBroker(t *testing.T) {
+	t.Parallel()
 	for name, run := range runs() {
 		t.Run(name, func(t *testing.T) {
 			ln := mustListen(t) // nobody accepts: the kernel takes what its buffers hold
@@ -203,6 +204,7 @@ func TestPipeliningToAStalledBroker(t *testing.T) {
 
 // The same, where the goroutine that dialed is still at the CONNECT: what the client's reads meanwhile is not piled up behind it.
 func TestPipeliningBehindAStuckConnect(t *testing.T) {
+	t.Parallel()
 	srv, cl := newMemPair()
 	near, far := newMemPair()
 	o := newWatchedOwner(Target{Timeout: time.Minute, Dial: func(context.Context) (Stream, error) { return near, nil }})
@@ -255,6 +257,7 @@ func (o *laterOwner) Route(c Conn, q Query) (Answer, bool) {
 
 // The client of a broker that has frozen is stopped while its own writes are stuck: it hears why, and no reset.
 func TestStopOfAStuckClient(t *testing.T) {
+	t.Parallel()
 	for name, run := range runs() {
 		t.Run(name, func(t *testing.T) {
 			var wg sync.WaitGroup
@@ -300,6 +303,7 @@ func TestStopOfAStuckClient(t *testing.T) {
 
 // A client that is flooded says goodbye and closes without having read all, which its kernel makes a reset: the broker hears the goodbye.
 func TestGoodbyeBeforeAReset(t *testing.T) {
+	t.Parallel()
 	for name, run := range runs() {
 		t.Run(name, func(t *testing.T) {
 			heard := make(chan []byte, 1)
@@ -352,11 +356,12 @@ func swallow(t *testing.T) netip.AddrPort {
 
 // An address that swallows everything does not keep the broker's others from being tried, and is told as what it is.
 func TestDialingTakesTurns(t *testing.T) {
+	t.Parallel()
 	at := brokers(t, func(c *net.TCPConn) { io.Copy(c, c) })
 	silent := swallow(t)
 	for name, run := range runs() {
 		t.Run(name, func(t *testing.T) {
-			o := newWatchedOwner(Target{Addrs: []netip.AddrPort{silent, deadAddress, at}, DialTimeout: 900 * time.Millisecond})
+			o := newWatchedOwner(Target{Addrs: []netip.AddrPort{silent, deadAddress, at}, DialTimeout: 1500 * time.Millisecond})
 			c := run(t, o, &Limits{})
 			c.Write(connect311)
 			receive(t, "accepted", o.accepted)

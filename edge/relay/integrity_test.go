@@ -154,6 +154,7 @@ func drain(c *net.TCPConn, skip int) string {
 // Much both ways at once, in pieces of every size, with half closes: not a byte is lost, added or changed. The bytes are no MQTT, which
 // must not matter.
 func TestIntegrity(t *testing.T) {
+	t.Parallel()
 	for name, start := range relays() {
 		for _, size := range []int{1, 70_000, 16 << 20} {
 			t.Run(fmt.Sprintf("%s/%d", name, size), func(t *testing.T) {
@@ -189,6 +190,7 @@ func TestIntegrity(t *testing.T) {
 
 // A client that reads nothing: the broker is held back, the relay keeps little, and when the client reads on nothing is missing.
 func TestStalledReader(t *testing.T) {
+	t.Parallel()
 	const total = 32 << 20
 	for name, start := range relays() {
 		t.Run(name, func(t *testing.T) {
@@ -249,6 +251,7 @@ func (c *counter) load() int { c.mu.Lock(); defer c.mu.Unlock(); return c.n }
 
 // Many sessions side by side, each with its own stream of packets echoed: nobody gets another's bytes.
 func TestManySessions(t *testing.T) {
+	t.Parallel()
 	for name, start := range relays() {
 		t.Run(name, func(t *testing.T) {
 			at := brokers(t, func(c *net.TCPConn) { io.Copy(c, c); c.CloseWrite() })

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -125,6 +126,7 @@ func TestConnectionToItself(t *testing.T) {
 
 // Loops share a listening socket, and one that stops leaves the clients to the others.
 func TestLoopsShareAListener(t *testing.T) {
+	t.Parallel()
 	at := brokers(t, func(c *net.TCPConn) { io.Copy(c, c) })
 	ln := mustListen(t)
 	defer ln.Close()
@@ -242,6 +244,69 @@ func TestOutOfDescriptors(t *testing.T) {
 	}
 }
 
+// A session that floods its loop both ways takes its turn like the others.
+func TestAFloodStarvesNobody(t *testing.T) {
+	t.Parallel()
+	at := brokers(t, func(c *net.TCPConn) { io.Copy(c, c); c.CloseWrite() })
+	ended := make(chan Summary, 8)
+	addr := relays()["epoll"](t, at, &Limits{}, func(s Summary) { ended <- s })
+	over := make(chan struct{})
+	var floods sync.WaitGroup
+	for range 3 {
+		c := mustDial(t, addr)
+		c.Write(connect311)
+		floods.Go(func() { io.Copy(io.Discard, c) })
+		floods.Go(func() {
+			defer c.CloseWrite()
+			p := bytes.Repeat(publish, 64<<10)
+			for {
+				select {
+				case <-over:
+					return
+				default:
+					c.Write(p)
+				}
+			}
+		})
+	}
+	for range 4 { // new ones too: accept and dial have their turns
+		c := mustDial(t, addr)
+		c.SetDeadline(time.Now().Add(patience))
+		c.Write(connect311)
+		if _, err := io.ReadFull(c, make([]byte, len(connack311))); err != nil {
+			t.Fatal(err)
+		}
+		for range 5 {
+			c.Write(publish)
+			if _, err := io.ReadFull(c, make([]byte, len(publish))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.Close()
+		receive(t, "its end", ended)
+	}
+	close(over)
+	floods.Wait()
+}
+
+// A crowd that says nothing is closed in time, all of it.
+func TestASilentCrowd(t *testing.T) {
+	t.Parallel()
+	const crowd = 1000
+	at := brokers(t, func(*net.TCPConn) { t.Error("somebody reached the broker") })
+	ended := make(chan Summary, crowd)
+	addr := relays()["epoll"](t, at, &Limits{ConnectTimeout: 200 * time.Millisecond}, func(s Summary) { ended <- s })
+	for range crowd {
+		mustDial(t, addr)
+	}
+	for range crowd {
+		s := receive(t, "a close", ended)
+		if s.Reason != ReasonConnectTimeout || s.Total < 200*time.Millisecond {
+			t.Fatalf("closed for %v after %v", s.Reason, s.Total)
+		}
+	}
+}
+
 // The raw wait and the collector, which must stop the loop to work: connections come and go while it runs all the time.
 func TestLoopUnderTheCollector(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(1))
@@ -279,130 +344,6 @@ var collectorRun = func() time.Duration {
 	}
 	return d
 }()
-
-// wires is a loop between two ends that are bare descriptors, which cost the heap nothing.
-type wires struct {
-	t        testing.TB
-	listener int // of the broker
-	to       unix.Sockaddr
-	buf      []byte
-}
-
-func newWires(t testing.TB) *wires {
-	w := &wires{t: t, buf: make([]byte, 64<<10)}
-	w.listener = w.socket()
-	t.Cleanup(func() { unix.Close(w.listener) })
-	if err := unix.Bind(w.listener, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Listen(w.listener, 128); err != nil {
-		t.Fatal(err)
-	}
-	o := &echoOwner{Target{Addrs: []netip.AddrPort{localAddr(w.listener)}}, func(Summary) {}}
-	ln := mustListen(t)
-	t.Cleanup(func() { ln.Close() })
-	startLoop(t, func(loop *Loop) (func(), error) {
-		return loop.Listen(ln, &Limits{Counters: &Counters{}, Held: NewBudget(0)}, func(_, _ netip.AddrPort) (Owner, bool) { return o, false })
-	})
-	w.to = &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: ln.Addr().(*net.TCPAddr).Port}
-	return w
-}
-
-func (w *wires) socket() int {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-	return fd
-}
-
-// connect opens a session up to its CONNACK.
-func (w *wires) connect() (client, broker int) {
-	client = w.socket()
-	if err := unix.Connect(client, w.to); err != nil {
-		w.t.Fatal(err)
-	}
-	unix.Write(client, connect311)
-	broker, _, err := unix.Accept4(w.listener, unix.SOCK_CLOEXEC)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	if n, err := unix.Read(broker, w.buf); err != nil || n != len(connect311) {
-		w.t.Fatal(n, err)
-	}
-	w.say(broker, client, connack311)
-	return client, broker
-}
-
-// say writes p to one end and reads it at the other.
-func (w *wires) say(from, to int, p []byte) {
-	unix.Write(from, p)
-	for got := 0; got < len(p); {
-		n, err := unix.Read(to, w.buf)
-		if err != nil || n == 0 {
-			w.t.Fatal(n, err)
-		}
-		got += n
-	}
-}
-
-// idleSessions opens n sessions, lets each relay something, and returns what the heap holds for one of them.
-func idleSessions(t testing.TB, n int) float64 {
-	w := newWires(t)
-	fds := make([]int, 0, 2*n+100)
-	t.Cleanup(func() {
-		for _, fd := range fds {
-			unix.Close(fd)
-		}
-	})
-	open := func(n int) {
-		for range n {
-			c, b := w.connect()
-			fds = append(fds, c, b)
-			w.say(c, b, bigPublish)
-			w.say(b, c, bigPublish)
-		}
-	}
-	heap := func() uint64 {
-		runtime.GC()
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
-	}
-	open(50)
-	before := heap()
-	open(n)
-	return float64(heap()-before) / float64(n)
-}
-
-// An idle session has no buffer: what it costs is its state.
-func TestIdleSessionsHoldNoBuffer(t *testing.T) {
-	if per := idleSessions(t, 500); per > 1024 {
-		t.Errorf("%.0f bytes per idle session", per)
-	} else {
-		t.Logf("%.0f bytes per idle session", per)
-	}
-}
-
-func BenchmarkIdle(b *testing.B) {
-	for b.Loop() {
-		b.ReportMetric(idleSessions(b, 4800), "heap-B/session")
-	}
-}
-
-// One client after the other: accept, CONNECT, dial, CONNACK, and the close.
-func BenchmarkConnect(b *testing.B) {
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
-	w := newWires(b)
-	b.ReportAllocs()
-	for b.Loop() {
-		client, broker := w.connect()
-		unix.Close(client)
-		unix.Close(broker)
-	}
-}
 
 // The loop that a session has left ends it, too, though the owner never says so.
 func TestSessionsThatMovedEndWithTheirLoop(t *testing.T) {

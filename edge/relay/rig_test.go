@@ -2,6 +2,11 @@ package relay
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"math/big"
 	"net"
 	"net/netip"
 	"sync"
@@ -85,7 +90,8 @@ func rigKinds() []rigKind {
 		{"bare torn", func(_ *testing.T, o *scriptOwner, l *Limits, p bool) *rig { return newBareRig(o, l, p, false, true) }},
 		{"bare written out and read back", func(_ *testing.T, o *scriptOwner, l *Limits, p bool) *rig { return newBareRig(o, l, p, true, true) }},
 		{"goroutines in memory", memoryRig},
-		{"goroutines on TCP", goroutineRig},
+		{"goroutines on TCP", func(t *testing.T, o *scriptOwner, l *Limits, p bool) *rig { return goroutineRig(t, o, l, p, false) }},
+		{"goroutines on TLS", func(t *testing.T, o *scriptOwner, l *Limits, p bool) *rig { return goroutineRig(t, o, l, p, true) }},
 	}
 	if Supported {
 		kinds = append(
@@ -105,7 +111,7 @@ func (o *scriptOwner) stop(r Reason) {
 	c.Stop(r)
 }
 
-func goroutineRig(t *testing.T, own *scriptOwner, l *Limits, preamble bool) *rig {
+func goroutineRig(t *testing.T, own *scriptOwner, l *Limits, preamble, secure bool) *rig {
 	b := newTCPBroker(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -121,10 +127,39 @@ func goroutineRig(t *testing.T, own *scriptOwner, l *Limits, preamble bool) *rig
 		t.Fatal(err)
 	}
 	own.target = func() *Target { return &Target{Addrs: []netip.AddrPort{b.addr()}, Prelude: prelude} }
-	r := served(t, own, l, preamble, srv.(*net.TCPConn), cl, func() end { return b.end(t) })
+	near := Stream(srv.(*net.TCPConn))
+	if secure {
+		tlsServer, tlsClient := tls.Server(srv, testTLS()), tls.Client(cl, &tls.Config{InsecureSkipVerify: true})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if err := tlsServer.Handshake(); err != nil {
+				t.Error(err)
+			}
+		})
+		if err := tlsClient.Handshake(); err != nil {
+			t.Error(err)
+		}
+		wg.Wait()
+		near, cl = tlsServer, tlsClient
+	}
+	r := served(t, own, l, preamble, near, cl, func() end { return b.end(t) })
 	r.renew = b.renew
 	return r
 }
+
+// testTLS has a certificate that nobody need trust.
+var testTLS = sync.OnceValue(func() *tls.Config {
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		panic(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		panic(err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{cert}, PrivateKey: key}}}
+})
 
 // memoryRig runs the goroutine driver on connections that are no sockets, and dials by Target.Dial.
 func memoryRig(t *testing.T, own *scriptOwner, l *Limits, preamble bool) *rig {

@@ -3,6 +3,7 @@ package relay
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/gob"
 	"errors"
 	"fmt"
@@ -364,10 +365,14 @@ func (e connEnd) send(p []byte) { e.Write(p) } // a session that has closed alre
 func (e connEnd) fin()          { e.Conn.(interface{ CloseWrite() error }).CloseWrite() }
 
 func (e connEnd) abort() {
-	if tc, ok := e.Conn.(*net.TCPConn); ok {
+	under := e.Conn
+	if tc, ok := under.(*tls.Conn); ok {
+		under = tc.NetConn() // no close_notify
+	}
+	if tc, ok := under.(*net.TCPConn); ok {
 		tc.SetLinger(0)
 	}
-	e.Close()
+	under.Close()
 }
 
 func (e connEnd) read(t *testing.T, n int) ([]byte, error) {
