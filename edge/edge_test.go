@@ -309,6 +309,7 @@ func TestFreshClientsPayNoStoreRoundTrip(t *testing.T) {
 }
 
 func TestStoreAway(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, "b1", "b2", "b3")
 	e1, e2 := m.edge("e1"), m.edge("e2")
 	old, _ := e1.connect(persistent("old"))
@@ -361,6 +362,7 @@ func TestAgreement(t *testing.T) {
 
 // The same, where one edge does not know of a broker yet: the loser of the commit is moved.
 func TestAgreementWithDifferentViews(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, "b1", "b2", "b3")
 	e1, e2 := m.edge("e1"), m.edge("e2")
 	e2.faults.DelayWatch(3 * time.Second) // e2 lives in the past
@@ -420,6 +422,7 @@ func agree(t *testing.T, m *mesh, e1, e2 *testEdge, keys int) {
 }
 
 func TestDrain(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, "b1", "b2")
 	e := m.edge("e1")
 	var all []*session
@@ -448,6 +451,7 @@ func TestDrain(t *testing.T) {
 }
 
 func TestBadInput(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, "b1")
 	e := m.edge("e1", func(_ *Config, l *Listener) {
 		l.Limits.ConnectTimeout = 500 * time.Millisecond
@@ -493,6 +497,7 @@ func TestBadInput(t *testing.T) {
 }
 
 func TestOneByteASecondIsCutInTime(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, "b1")
 	e := m.edge("e1", func(_ *Config, l *Listener) { l.Limits.ConnectTimeout = 300 * time.Millisecond })
 	s := e.dial()

@@ -116,7 +116,7 @@ func TestChurn(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m := newMesh(t, "b1", "b2", "b3")
 			e := m.edge("e1", option)
-			ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+			ctx, cancel := context.WithTimeout(t.Context(), 800*time.Millisecond)
 			defer cancel()
 			var wg sync.WaitGroup
 			wg.Go(func() { m.unrest(ctx) })
@@ -179,7 +179,7 @@ func TestNobodyStaysWhereHeMayNot(t *testing.T) {
 	m := newMesh(t, "b1", "b2", "b3")
 	e := m.edge("e1", func(c *Config, _ *Listener) { c.Loops = 2 })
 	ref := registry.BrokerRef{Pool: "default", Broker: "b2"}
-	for round := range 15 {
+	for round := range 8 {
 		var wg sync.WaitGroup
 		var all [40]*session
 		start := make(chan struct{})
@@ -360,9 +360,9 @@ func TestSetStateWaitsForNobody(t *testing.T) {
 	for _, cs := range b.live {
 		for _, c := range cs {
 			b.wg.Go(func() {
-				p := make([]byte, 1<<20)
-				c.SetWriteDeadline(time.Now().Add(time.Second))
-				for {
+				p := make([]byte, 64<<10)
+				for { // until it is held back
+					c.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
 					if _, err := c.Write(p); err != nil {
 						return
 					}
