@@ -45,7 +45,7 @@ func TestConnackWithoutStores(t *testing.T) {
 	const asks = 50 * time.Millisecond
 	claim(t, "CONNACK for half of the clients that come as the stores go", falling.p50, asks)
 	if drilling() {
-		claim(t, "CONNACK for all of them", falling.max, asks+up.max)
+		claim(t, "CONNACK for all of them", falling.max-falling.late, asks+up.max)
 	}
 }
 
@@ -53,11 +53,12 @@ func TestConnackWithoutStores(t *testing.T) {
 type latencies struct {
 	n                   int
 	p50, p99, p999, max time.Duration
+	late                time.Duration // the generator itself, at most: the machine's fault, not the mesh's
 }
 
 func (l latencies) String() string {
 	r := func(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }
-	return fmt.Sprintf("%d connects: p50 %v, p99 %v, p99.9 %v, max %v", l.n, r(l.p50), r(l.p99), r(l.p999), r(l.max))
+	return fmt.Sprintf("%d connects: p50 %v, p99 %v, p99.9 %v, max %v (sent at most %v late)", l.n, r(l.p50), r(l.p99), r(l.p999), r(l.max), r(l.late))
 }
 
 // measure connects n new clients at a rate, at all edges in turn.
@@ -65,10 +66,12 @@ func measure(t *testing.T, m *mesh, prefix string, n, rate int) latencies {
 	t.Helper()
 	waits, errs := make([]time.Duration, n), make([]error, n)
 	var all sync.WaitGroup
+	var late time.Duration
 	began := time.Now()
 	for i := range n {
 		due := began.Add(time.Duration(i) * time.Second / time.Duration(rate))
 		time.Sleep(time.Until(due))
+		late = max(late, time.Since(due))
 		all.Go(func() {
 			c, _, err := rawConnect(m.edges[i%3].at["tcp"], fmt.Sprintf("%s-%d", prefix, i), false, patience)
 			waits[i], errs[i] = time.Since(due), err
@@ -83,5 +86,5 @@ func measure(t *testing.T, m *mesh, prefix string, n, rate int) latencies {
 	}
 	slices.Sort(waits)
 	at := func(q float64) time.Duration { return waits[min(n-1, int(q*float64(n)))] }
-	return latencies{n, at(.5), at(.99), at(.999), waits[n-1]}
+	return latencies{n, at(.5), at(.99), at(.999), waits[n-1], late}
 }
