@@ -1,0 +1,5 @@
+//go:build !unix
+
+package result
+
+func readUsage() usage { return usage{} }
