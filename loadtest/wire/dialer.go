@@ -165,7 +165,7 @@ func (d *Dialer) within(ctx context.Context, c *net.TCPConn, fn func() error) er
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(longAgo) })
 	err := fn()
 	if !stop() {
-		return context.Cause(ctx)
+		return ctx.Err()
 	}
 	if err != nil {
 		return err

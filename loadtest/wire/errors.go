@@ -86,9 +86,8 @@ func (e *Error) Error() string {
 	if e.Stage != StageDial {
 		s += string(e.Stage) + ": "
 	}
-	var op *net.OpError
 	err := e.Err
-	for errors.As(err, &op) && op.Err != nil {
+	if op, ok := err.(*net.OpError); ok && op.Op != tlsRemote && op.Op != tlsLocal {
 		err = op.Err // "dial tcp 10.0.0.1:50000->127.0.0.1:1883: …" repeats what is said already
 	}
 	s += err.Error()
@@ -155,9 +154,15 @@ func sentinel(err error) error {
 	return ErrOther
 }
 
+// The operations of [net.OpError] in which crypto/tls wraps alerts: who sent them.
+const (
+	tlsRemote = "remote error"
+	tlsLocal  = "local error"
+)
+
 // isTLS knows the errors of crypto/tls by their types, and its alerts by the operation that they name.
 func isTLS(err error) bool {
-	if op, ok := errors.AsType[*net.OpError](err); ok && (op.Op == "remote error" || op.Op == "local error") {
+	if op, ok := errors.AsType[*net.OpError](err); ok && (op.Op == tlsRemote || op.Op == tlsLocal) {
 		return true
 	}
 	return is[tls.AlertError](err) || is[tls.RecordHeaderError](err) || is[*tls.CertificateVerificationError](err) ||
