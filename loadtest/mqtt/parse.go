@@ -238,7 +238,7 @@ var allowed = [0x2B]uint16{
 	propMaximumPacket: 1 << CONNACK, propWildcard: 1 << CONNACK, propSubIDs: 1 << CONNACK, propShared: 1 << CONNACK,
 	propAuthMethod: 1<<CONNACK | 1<<AUTH, propAuthData: 1<<CONNACK | 1<<AUTH,
 	propServerReference: 1<<CONNACK | 1<<DISCONNECT,
-	propReason: 1<<CONNACK | 1<<PUBACK | 1<<PUBREC | 1<<PUBREL | 1<<PUBCOMP | 1<<SUBACK | 1<<UNSUBACK | 1<<DISCONNECT | 1<<AUTH,
+	propReason:          1<<CONNACK | 1<<PUBACK | 1<<PUBREC | 1<<PUBREL | 1<<PUBCOMP | 1<<SUBACK | 1<<UNSUBACK | 1<<DISCONNECT | 1<<AUTH,
 	propUserProperty: 1<<CONNACK | 1<<PUBLISH | 1<<PUBACK | 1<<PUBREC | 1<<PUBREL | 1<<PUBCOMP | 1<<SUBACK | 1<<UNSUBACK |
 		1<<DISCONNECT | 1<<AUTH,
 }
