@@ -94,16 +94,18 @@ func (p *Plan) Run(ctx context.Context, start int64, tell func(Event)) error {
 	if err := p.Check(); err != nil {
 		return err
 	}
-	r := &run{plan: p, start: start, tell: tell, over: make(chan struct{}), subjects: map[Target]*subject{}}
+	r := p.newRun(start, tell)
 	var faults sync.WaitGroup
 	for i, f := range p.Faults {
 		faults.Go(func() { r.repeat(ctx, f, rand.New(rand.NewPCG(p.Seed, uint64(i)))) })
 	}
 	<-ctx.Done()
 	faults.Wait()
-	close(r.over)
-	r.reapers.Wait()
-	return errors.Join(r.failures...)
+	return r.end()
+}
+
+func (p *Plan) newRun(start int64, tell func(Event)) *run {
+	return &run{plan: p, start: start, tell: tell, over: make(chan struct{}), subjects: map[Target]*subject{}}
 }
 
 func (p *Plan) patience() time.Duration { return cmp.Or(p.Patience, DefaultPatience) }
@@ -120,6 +122,13 @@ type run struct {
 	events   int
 	failures []error
 	subjects map[Target]*subject
+}
+
+// end lets go of what was started again, after all faults.
+func (r *run) end() error {
+	close(r.over)
+	r.reapers.Wait()
+	return errors.Join(r.failures...)
 }
 
 // repeat does one fault at its times.

@@ -28,6 +28,7 @@ type subject struct {
 	lock   chan struct{} // full while a fault is at work: guards what follows
 	frozen map[int]int   // how many faults hold a process frozen, by pid
 	gone   int           // pid that we have seen end: a state file that still names it is behind
+	named  bool          // the state file has named a pid: it will name the next one
 }
 
 func (r *run) subject(t Target) *subject {
@@ -82,6 +83,7 @@ func (s *subject) look() (*process, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
+	s.named = s.named || found.PID > 0
 	if found.PID > 0 && found.PID != s.gone {
 		p, err := open(found.PID)
 		if !errors.Is(err, os.ErrProcessDone) {
@@ -185,8 +187,8 @@ func (s *subject) arrival(c *child) (int, error) {
 				return 0, fmt.Errorf("its command: %w", failed)
 			}
 		}
-		waited, keptUp := time.Since(began), s.gone != 0 && named == 0
-		if err == nil && !keptUp && !c.ended() && waited > settled {
+		waited, behind := time.Since(began), s.named && named == 0
+		if err == nil && !behind && !c.ended() && waited > settled {
 			return c.pid, nil
 		}
 		if waited > startPatience {
