@@ -50,15 +50,20 @@ var fixed = func() []name {
 	}
 
 	add("stickiness", percent, func(r *Result) (float64, bool) { return r.Verify.Stickiness() })
-	add("returns", number, verified(func(v *Verify) int64 { return v.Returns }))
-	add("unknown", number, verified(func(v *Verify) int64 { return v.Unknown }))
+	add("judged", number, verified(func(v *Verify) int64 { return v.Judged }))
+	add("not_learned", number, verified(func(v *Verify) int64 { return v.NotLearned }))
+	add("disagreements", number, verified(func(v *Verify) int64 { return v.Disagreements.Count }))
 	add("moves", number, verified(func(v *Verify) int64 { return v.Moves.Count }))
+	add("moves.unexplained", number, verified(func(v *Verify) int64 { return v.MovesUnexplained }))
 	add("sessions_lost", number, verified(func(v *Verify) int64 { return v.SessionsLost.Count }))
-	add("sessions_lost.unexplained", number, verified(func(v *Verify) int64 { return v.SessionsLost.Count - v.SessionsLostExcused }))
-	for _, group := range []string{"mesh", "control"} {
+	add("sessions_lost.unexplained", number, verified(func(v *Verify) int64 { return v.SessionsLostUnexplained }))
+	for _, group := range []string{"mesh", "control", "mesh_qos0", "control_qos0"} {
 		for i, field := range messageNames {
 			text := field
-			if group != "mesh" {
+			switch {
+			case group == "mesh" && (field == "acked" || field == "sent"):
+				continue // "acked" is the counter
+			case group != "mesh":
 				text = group + "." + field
 			}
 			add(text, number, func(r *Result) (float64, bool) {
@@ -114,7 +119,8 @@ var fixed = func() []name {
 
 // messageNames are the fields of Messages, in the order of its numbers.
 var messageNames = []string{
-	"expected", "received", "lost", "lost_with_session", "duplicated", "duplicated_with_dup", "reordered", "late",
+	"sent", "acked", "expected", "received", "lost", "lost_with_session", "duplicated", "duplicated_with_dup",
+	"duplicated_after_resend", "reordered", "late", "received_unacked", "unknown", "forgotten",
 }
 
 // AssertionNames lists every name that an assertion may begin with; pN stands for any percentile, as in p99.9.

@@ -19,7 +19,7 @@ func measured() *Result {
 	r.Error("refused", 5*second)
 	res := r.Finish(10 * second)
 	res.Generator.RSS, res.Generator.Behind = 300<<20, true
-	res.Verify = &Verify{Returns: 1_000_000, Sticky: 999_999, Messages: map[string]*Messages{
+	res.Verify = &Verify{Judged: 1_000_000, Sticky: 999_999, Messages: map[string]*Messages{
 		"mesh": {Expected: 100, Lost: 3}, "control": {Lost: 4, Reordered: 5},
 	}}
 	res.Race = &Race{Pairs: 1000, Split: 7}
@@ -93,7 +93,7 @@ func TestAssertionErrors(t *testing.T) {
 		{"errors.refuse==0", `did you mean "errors.refused"?`},
 		{"Lost==0", `did you mean "lost"?`},
 		{"é.lost==0", `column 1: unknown name`},
-		{"somethingelseentirely==0", `there are stickiness, returns,`},
+		{"somethingelseentirely==0", `there are stickiness, judged,`},
 		{"stickiness>=ninety", `"ninety" is not a percentage`},
 		{"generator.rss<1parsec", `not a size`},
 		{strings.Repeat("x", 300), `longer than 256 bytes`},

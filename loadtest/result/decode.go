@@ -126,8 +126,8 @@ func (v *Verify) check() error {
 			return err
 		}
 	}
-	if v.Sticky > v.Returns {
-		return fmt.Errorf("%w: verify.sticky is %d of %d returns", ErrInvalid, v.Sticky, v.Returns)
+	if v.Sticky > v.Judged {
+		return fmt.Errorf("%w: verify.sticky is %d of %d judged", ErrInvalid, v.Sticky, v.Judged)
 	}
 	if err := v.Homes.check("verify.homes"); err != nil {
 		return err
@@ -146,7 +146,7 @@ func (v *Verify) check() error {
 		}
 	}
 	return errors.Join(v.SessionsLost.check("verify.sessions_lost"), v.Moves.check("verify.moves"),
-		v.Anomalies.check("verify.anomalies"))
+		v.Disagreements.check("verify.disagreements"), v.Anomalies.check("verify.anomalies"))
 }
 
 func counted(what string, all ...int64) error {

@@ -27,7 +27,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{`{"schema":1,"series":{"width_s":1,"rows":[{"t":1,"errors":-1}]}}`, "holds the count -1"},
 		{`{"schema":1,"series":{"width_s":1,"rows":[{"t":1,"e2e":{"max_us":1,"buckets":"/////w=="}}]}}`, "distribution of a second"},
 		{`{"schema":1,"series":{"width_s":1,"rows":[{"t":1,"e2e":{"max_us":9,"buckets":"AQE="}}]}}`, "not in its last bucket"},
-		{`{"schema":1,"verify":{"returns":1,"sticky":2}}`, "verify.sticky is 2 of 1"},
+		{`{"schema":1,"verify":{"judged":1,"sticky":2}}`, "verify.sticky is 2 of 1"},
 		{`{"schema":1,"verify":{"messages":{"mesh":null}}}`, "verify.messages.mesh is null"},
 		{`{"schema":1,"verify":{"moves":{"count":0,"entries":[{}]}}}`, "verify.moves counts 0 and lists 1"},
 		{`{"schema":1,"race":{"splits":{"count":2,"entries":[{"at_ns":2},{"at_ns":1}]}}}`, "race.splits is not in order"},

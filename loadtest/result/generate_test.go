@@ -100,8 +100,8 @@ func results() *rapid.Generator[*Result] {
 		g.derive(&r.Latency[Lag])
 		if rapid.Bool().Draw(t, "verified") {
 			r.Verify = &Verify{Homes: Tally{word.Draw(t, "home"): count.Draw(t, "clients")}, Messages: map[string]*Messages{}}
-			returns := count.Draw(t, "returns")
-			r.Verify.Clients, r.Verify.Returns, r.Verify.Sticky = count.Draw(t, "clients"), returns, returns/2
+			judged := count.Draw(t, "judged")
+			r.Verify.Clients, r.Verify.Judged, r.Verify.Sticky = count.Draw(t, "clients"), judged, judged/2
 			for range rapid.IntRange(0, 3).Draw(t, "listed") {
 				r.Verify.SessionsLost.Add(Loss{At: count.Draw(t, "lost"), Client: word.Draw(t, "client")})
 				r.Verify.Moves.Add(Move{At: count.Draw(t, "moved"), To: word.Draw(t, "to")})

@@ -62,19 +62,23 @@ func (l List[T]) MarshalJSON() ([]byte, error) {
 }
 
 func (a Loss) compare(b Loss) int {
-	return cmp.Or(cmp.Compare(a.At, b.At), cmp.Compare(a.Client, b.Client), cmp.Compare(a.Group, b.Group),
-		cmp.Compare(a.Broker, b.Broker), cmp.Compare(a.Fault, b.Fault))
+	return cmp.Or(cmp.Compare(a.At, b.At), cmp.Compare(a.Client, b.Client), cmp.Compare(a.Broker, b.Broker),
+		cmp.Compare(a.Met, b.Met), cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Fault, b.Fault))
 }
 
 func (a Move) compare(b Move) int {
-	return cmp.Or(cmp.Compare(a.At, b.At), cmp.Compare(a.Client, b.Client), cmp.Compare(a.Group, b.Group),
-		cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To), cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Fault, b.Fault))
+	return cmp.Or(cmp.Compare(a.At, b.At), cmp.Compare(a.Client, b.Client), cmp.Compare(a.From, b.From),
+		cmp.Compare(a.To, b.To), cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Fault, b.Fault))
+}
+
+func (a Disagreement) compare(b Disagreement) int {
+	return cmp.Or(cmp.Compare(a.At, b.At), cmp.Compare(a.Client, b.Client), cmp.Compare(a.Detail, b.Detail))
 }
 
 func (a Anomaly) compare(b Anomaly) int {
 	return cmp.Or(cmp.Compare(a.At, b.At), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Group, b.Group),
 		cmp.Compare(a.Publisher, b.Publisher), cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Subscriber, b.Subscriber),
-		cmp.Compare(a.Sequence, b.Sequence), cmp.Compare(a.Detail, b.Detail))
+		cmp.Compare(a.QoS, b.QoS), cmp.Compare(a.Sequence, b.Sequence), cmp.Compare(a.To, b.To))
 }
 
 func (a Split) compare(b Split) int {

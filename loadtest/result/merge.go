@@ -158,6 +158,7 @@ func (v *Verify) plus(o *Verify) {
 	v.Homes = v.Homes.plus(o.Homes)
 	v.SessionsLost.plus(&o.SessionsLost)
 	v.Moves.plus(&o.Moves)
+	v.Disagreements.plus(&o.Disagreements)
 	v.Anomalies.plus(&o.Anomalies)
 	if v.Messages == nil {
 		v.Messages = make(map[string]*Messages, len(o.Messages))
@@ -167,14 +168,17 @@ func (v *Verify) plus(o *Verify) {
 	}
 }
 
-func (v *Verify) numbers() [7]*int64 {
-	return [...]*int64{&v.Clients, &v.Lives, &v.Returns, &v.Sticky, &v.HomeDown, &v.Unknown, &v.SessionsLostExcused}
+func (v *Verify) numbers() [11]*int64 {
+	return [...]*int64{
+		&v.Clients, &v.Connects, &v.Reconnects, &v.Judged, &v.Sticky, &v.NoHome, &v.HomeAway, &v.SentAway, &v.NotLearned,
+		&v.MovesUnexplained, &v.SessionsLostUnexplained,
+	}
 }
 
-func (m *Messages) numbers() [8]*int64 {
+func (m *Messages) numbers() [14]*int64 {
 	return [...]*int64{
-		&m.Expected, &m.Received, &m.Lost, &m.LostWithSession,
-		&m.Duplicated, &m.DuplicatedWithDup, &m.Reordered, &m.Late,
+		&m.Sent, &m.Acked, &m.Expected, &m.Received, &m.Lost, &m.LostWithSession, &m.Duplicated, &m.DuplicatedWithDup,
+		&m.DuplicatedAfterResend, &m.Reordered, &m.Late, &m.ReceivedUnacked, &m.Unknown, &m.Forgotten,
 	}
 }
 

@@ -83,11 +83,14 @@ func Latencies() []Latency {
 	return all
 }
 
-// Reasons are the errors that every result counts, at zero from the start. Recorder.Error takes others as well.
+// reasons are the errors that every result counts, at zero from the start. Recorder.Error takes others as well.
 var reasons = []string{
-	"resolve", "refused", "timeout", "reset", "unreachable", "tls", "upgrade", "descriptors", "ports", // before MQTT
-	"eof", "not_mqtt", "malformed", "too_large", "connack", "disconnect", "keepalive", // in MQTT
-	"publish", "subscribe", "inflight", "queue_full", "generator", "other",
+	"resolve", "refused", "unreachable", "timeout", "reset", "closed", // of the network
+	"tls", "upgrade", "websocket", "quic", // of what is between TCP and MQTT
+	"descriptors", "ports", "memory", "source", // of the generator's machine
+	"refusal", "disconnected", "connack-timeout", "keepalive", "malformed", "too-large", "protocol", // of a connection
+	"publish", "subscribe", "inflight", "queue", // of a message
+	"other",
 }
 
 // Reasons lists the errors that every result counts from the start.

@@ -101,73 +101,91 @@ type Fault struct {
 
 // Verify is what was proven about sessions and messages.
 type Verify struct {
-	Clients  int64 `json:"clients"`
-	Lives    int64 `json:"lives"`     // connections that were accepted
-	Returns  int64 `json:"returns"`   // lives after a client's first, while its home was up
-	Sticky   int64 `json:"sticky"`    // of Returns: met the client's home
-	HomeDown int64 `json:"home_down"` // lives after a client's first, while its home was down: not judged
-	Unknown  int64 `json:"unknown"`   // lives whose broker could not be told, or on which the ways of telling did not agree
-	Homes    Tally `json:"homes"`     // clients by the broker that was their last home
+	Clients    int64 `json:"clients"`
+	Connects   int64 `json:"connects"`   // accepted
+	Reconnects int64 `json:"reconnects"` // of these, after a client's first; each is judged, or counts below
+	Judged     int64 `json:"judged"`     // the client's home was up and the broker could be told
+	Sticky     int64 `json:"sticky"`     // of Judged: met the home
+	NoHome     int64 `json:"no_home"`    // there was no home to come back to
+	HomeAway   int64 `json:"home_away"`  // the home was down
+	SentAway   int64 `json:"sent_away"`  // the mesh itself had sent the client to another broker
+	NotLearned int64 `json:"not_learned"`
+	Homes      Tally `json:"homes"` // clients by the broker that they met last
 
-	SessionsLost List[Loss] `json:"sessions_lost"`
-	// SessionsLostExcused are lost sessions whose broker died by a fault of the run: they are in SessionsLost too.
-	SessionsLostExcused int64      `json:"sessions_lost_excused"`
-	Moves               List[Move] `json:"moves"`
+	SessionsLost            List[Loss]         `json:"sessions_lost"`
+	SessionsLostUnexplained int64              `json:"sessions_lost_unexplained"` // of these, by no fault of the run
+	Moves                   List[Move]         `json:"moves"`
+	MovesUnexplained        int64              `json:"moves_unexplained"` // of these, with the home up
+	Disagreements           List[Disagreement] `json:"disagreements"`     // between the ways of telling a broker
 
-	Messages  map[string]*Messages `json:"messages"` // by group: mesh, control
+	Messages  map[string]*Messages `json:"messages"` // by group: mesh, control (QoS 1 and 2), mesh_qos0, control_qos0
 	Anomalies List[Anomaly]        `json:"anomalies"`
 }
 
-// Stickiness returns the percentage of returns to the client's home; ok is false if there was no return.
+// Stickiness returns the percentage of judged reconnects that met the client's home; ok is false if none was judged.
 func (v *Verify) Stickiness() (percent float64, ok bool) {
-	if v == nil || v.Returns == 0 {
+	if v == nil || v.Judged == 0 {
 		return 0, false
 	}
-	return 100 * float64(v.Sticky) / float64(v.Returns), true
+	return 100 * float64(v.Sticky) / float64(v.Judged), true
 }
 
 // Messages are the counts of a group's messages.
 type Messages struct {
-	Expected          int64 `json:"expected"`
-	Received          int64 `json:"received"`            // of Expected
-	Lost              int64 `json:"lost"`                // of Expected, though the session lived
-	LostWithSession   int64 `json:"lost_with_session"`   // of Expected, with a session that its broker lost
-	Duplicated        int64 `json:"duplicated"`          // received again, without DUP
-	DuplicatedWithDup int64 `json:"duplicated_with_dup"` // received again, with DUP
-	Reordered         int64 `json:"reordered"`
-	Late              int64 `json:"late"` // received after the bound for lateness
+	Sent                  int64 `json:"sent"`
+	Acked                 int64 `json:"acked"`    // to the publisher
+	Expected              int64 `json:"expected"` // acknowledged (at QoS 0: sent) while the subscriber was subscribed
+	Received              int64 `json:"received"` // first deliveries
+	Lost                  int64 `json:"lost"`     // of Expected, though the session lived
+	LostWithSession       int64 `json:"lost_with_session"`
+	Duplicated            int64 `json:"duplicated"`              // received again, and nothing excuses it
+	DuplicatedWithDup     int64 `json:"duplicated_with_dup"`     // received again, marked so
+	DuplicatedAfterResend int64 `json:"duplicated_after_resend"` // the publisher may have sent it twice
+	Reordered             int64 `json:"reordered"`               // behind a later one
+	Late                  int64 `json:"late"`                    // after the bound for lateness
+	ReceivedUnacked       int64 `json:"received_unacked"`        // though never acknowledged to the publisher: allowed
+	Unknown               int64 `json:"unknown"`                 // never sent
+	Forgotten             int64 `json:"forgotten"`               // not judged
 }
 
-// A Loss is a session that a broker no longer had.
+// A Loss is a session that was due and not there.
 type Loss struct {
 	At     int64  `json:"at_ns"` // from the start of the run
 	Client string `json:"client"`
-	Group  string `json:"group"`
-	Broker string `json:"broker"`
-	Fault  string `json:"fault,omitempty"` // that explains it
+	Broker string `json:"broker"`           // that should have had it
+	Met    string `json:"met"`              // that answered
+	Reason string `json:"reason,omitempty"` // in words
+	Fault  string `json:"fault,omitempty"`  // that explains it
 }
 
-// A Move is a life on another broker than the one before.
+// A Move is a client that met another broker than its home.
 type Move struct {
 	At     int64  `json:"at_ns"`
 	Client string `json:"client"`
-	Group  string `json:"group"`
 	From   string `json:"from"`
 	To     string `json:"to"`
-	Reason string `json:"reason"` // "home up" is a breach of stickiness
+	Reason string `json:"reason"` // in words
 	Fault  string `json:"fault,omitempty"`
 }
 
-// An Anomaly is one message that did not arrive as it should.
+// A Disagreement is a connect on which the ways of telling a broker contradict each other.
+type Disagreement struct {
+	At     int64  `json:"at_ns"`
+	Client string `json:"client"`
+	Detail string `json:"detail"` // in words
+}
+
+// An Anomaly is one message, or a range of lost ones, that did not arrive as it should.
 type Anomaly struct {
 	At         int64  `json:"at_ns"`
-	Kind       string `json:"kind"` // lost, lost_with_session, duplicated, duplicated_with_dup, reordered, late
+	Kind       string `json:"kind"` // a field of Messages
 	Group      string `json:"group"`
 	Publisher  string `json:"publisher"`
 	Topic      string `json:"topic"`
 	Subscriber string `json:"subscriber"`
+	QoS        int    `json:"qos"`
 	Sequence   int64  `json:"sequence"`
-	Detail     string `json:"detail,omitempty"`
+	To         int64  `json:"to"` // the last of a range; else Sequence
 }
 
 // Race is what pairs of connects of one client ID found.
