@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 func serve(name, path string, deaf bool) error {
 	terms := make(chan os.Signal, 1)
 	signal.Notify(terms, syscall.SIGTERM) // before anybody can know the pid
-	if err := setPID(path, name, os.Getpid()); err != nil {
+	if err := setPID(path, func(b *BrokerState) bool { return b.ID == name }, os.Getpid()); err != nil {
 		return err
 	}
 	for tick := time.Tick(50 * time.Millisecond); ; {
@@ -57,7 +57,7 @@ func serve(name, path string, deaf bool) error {
 }
 
 // setPID writes the pid of a broker into the state file in one step, one process at a time.
-func setPID(path, name string, pid int) error {
+func setPID(path string, of func(*BrokerState) bool, pid int) error {
 	lock, err := os.Open(filepath.Dir(path))
 	if err != nil {
 		return err
@@ -71,7 +71,7 @@ func setPID(path, name string, pid int) error {
 		return err
 	}
 	for i := range s.Brokers {
-		if s.Brokers[i].ID == name {
+		if of(&s.Brokers[i]) {
 			s.Brokers[i].PID = pid
 		}
 	}
@@ -91,7 +91,7 @@ func writeState(path string, s *State) error {
 
 const patience = time.Minute // of tests, for what takes a moment
 
-// mesh is some brokers and their state file. A broker that has ended is still in the file until another has come in its place.
+// mesh is some brokers and their state file, which is kept as a supervisor would.
 type mesh struct {
 	t     *testing.T
 	state string
@@ -143,7 +143,10 @@ func newMesh(t *testing.T, names ...string) *mesh {
 			t.Fatal(err)
 		}
 		m.set(p.Pid, "running")
-		waiting.Go(func() { m.follow(p.Pid) })
+		waiting.Go(func() {
+			m.follow(p.Pid)
+			_ = setPID(m.state, func(b *BrokerState) bool { return b.PID == p.Pid }, 0) // the file is gone when the test is over
+		})
 		m.until("the pid of "+b.ID, func() bool { return m.pid(b.ID) != 0 })
 	}
 	return m
