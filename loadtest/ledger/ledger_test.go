@@ -293,10 +293,10 @@ func TestAMillionInOrder(t *testing.T) {
 	}
 }
 
-// TestAMillionOfWhichHalfIsLost: disorder is bounded too, and counted right.
-func TestAMillionOfWhichHalfIsLost(t *testing.T) {
+// TestDisorderIsBounded: disorder is bounded too, and counted right.
+func TestDisorderIsBounded(t *testing.T) {
 	books, s, f := pair(Config{Holes: 64}, 2, 0)
-	for n := uint64(1); n <= 1_000_000; n++ {
+	for n := uint64(1); n <= 200_000; n++ {
 		s.Sent(n)
 		s.Acked(n)
 		if n%2 == 0 {
@@ -308,7 +308,7 @@ func TestAMillionOfWhichHalfIsLost(t *testing.T) {
 	}
 	f.Received(2, false, 0, 1<<40)
 	r := books.Settle(1<<41, nil)
-	want := Counts{Sent: 1_000_000, Acked: 1_000_000, Expected: 1_000_000, Received: 500_000, Lost: 500_000, Forgotten: 1}
+	want := Counts{Sent: 200_000, Acked: 200_000, Expected: 200_000, Received: 100_000, Lost: 100_000, Forgotten: 1}
 	if c := r.Messages(); c != want || len(r.Anomalies) != DefaultExamples {
 		t.Errorf("%d anomalies, %+v", len(r.Anomalies), c)
 	}

@@ -35,7 +35,8 @@ func (s *Stream) Last() uint64 {
 	return s.last
 }
 
-// Sent notes that seq is about to be sent for the first time. Numbers must grow.
+// Sent notes that seq is about to be sent for the first time: before it is written, since it may arrive before the write returns. Numbers
+// must grow; one that could not be written after all may be noted again.
 func (s *Stream) Sent(seq uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
