@@ -48,6 +48,7 @@ type Client struct {
 	// Resend: what was in flight when the broker forgot the session is published again as new. Without it, it is told as CodeDropped.
 	Resend bool
 
+	engine  *Engine     // guarded by mu: of the last Open
 	link    link        // guarded by mu; nil: closed
 	left    remnant     // guarded by mu: the connection that was abandoned, until the next Open
 	leaving atomic.Bool // Disconnect, Abort or Abandon was called: nothing more is told but OnClosed
@@ -65,7 +66,6 @@ type Client struct {
 	pinged     bool // a PINGREQ is not answered
 	keepAlive  uint16
 	window     uint16 // the broker's Receive Maximum
-	queueMax   uint32
 	packetMax  uint32 // the broker's Maximum Packet Size; 0: none
 	quiet      int64  // when the client sent last, as the sweep saw it
 	due        int64  // when the server's patience ends: for a dial, a CONNACK, a PINGRESP

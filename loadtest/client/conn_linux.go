@@ -315,8 +315,10 @@ func (k *conn) finish() {
 			k.flush()
 		}
 		c.mu.Unlock()
+		k.fail(Cause{})
+		return
 	}
-	k.fail(Cause{})
+	k.reset()
 }
 
 // reset closes with RST.

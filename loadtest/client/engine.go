@@ -43,6 +43,8 @@ type Config struct {
 	DialTimeout time.Duration
 	// ConnackTimeout bounds the time from the CONNECT to the CONNACK; 0 is 30 s.
 	ConnackTimeout time.Duration
+	// PingTimeout bounds the time from a PINGREQ to its PINGRESP; 0 is the client's keep-alive, but at least 5 s.
+	PingTimeout time.Duration
 	// Queue is how many bytes a client keeps that its socket does not take, before ErrQueueFull; 0 is 1 MiB.
 	Queue int
 	// MaxPacket is the size of the largest packet that a client takes; 0 is mqtt.DefaultMax.
@@ -64,7 +66,7 @@ const (
 	// disturbs what is measured.
 	sweepEvery = 500 * time.Millisecond
 	sweepParts = 4
-	// A PINGRESP has the keep-alive's time to come, but never less than this.
+	// The default of Config.PingTimeout is the keep-alive, but never less than this.
 	minPatience = int64(5 * time.Second)
 	// How long a connection that said DISCONNECT may take to close.
 	partTimeout = 2 * time.Second
@@ -152,6 +154,9 @@ func (e *Engine) Run(ctx context.Context) error {
 		s.end()
 	}
 	e.work.Wait()
+	for s := range maps.Clone(e.streams) { // abandoned meanwhile
+		s.bury()
+	}
 	var all []error
 	for range e.loops {
 		all = append(all, <-errs)
@@ -175,7 +180,7 @@ func (e *Engine) Open(c *Client, ep *wire.Endpoint, con *mqtt.Connect) error {
 	if s := c.session; s != nil && s.head < len(s.flights) && (c.version == mqtt.V5) != (con.Version == mqtt.V5) {
 		return fmt.Errorf("client: MQTT %v with messages of MQTT %v in flight", con.Version, c.version)
 	}
-	c.version, c.keepAlive, c.queueMax = con.Version, con.KeepAlive, uint32(e.cfg.Queue)
+	c.version, c.keepAlive, c.engine = con.Version, con.KeepAlive, e
 	c.reader = mqtt.Reader{Version: con.Version, Max: e.cfg.MaxPacket}
 	c.leaving.Store(false)
 	c.phase = dialing

@@ -2,6 +2,7 @@ package client
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/limpet-mesh/limpet/loadtest/mqtt"
@@ -27,6 +28,13 @@ func (c *Client) finish() {
 
 // input takes what the server sent, at the time at. A cause means that the connection must end. packet is the driver's, for use in here.
 func (c *Client) input(b []byte, at int64, packet *mqtt.Packet) *Cause {
+	if c.phase == greeting && !c.reader.Pending() {
+		switch k := mqtt.Kind(b[0] >> 4); k {
+		case mqtt.CONNACK, mqtt.DISCONNECT, mqtt.AUTH:
+		default: // say so now: the length that it claims may never come
+			return c.cause(ReasonMalformed, fmt.Errorf("client: not MQTT: the first bytes, %.16q, are no CONNACK", b))
+		}
+	}
 	for !c.leaving.Load() {
 		rest, ok, err := c.reader.Next(b, packet)
 		switch {
@@ -233,6 +241,9 @@ func (c *Client) overdue(now int64) *Cause {
 			out.b = mqtt.AppendPingreq(out.b)
 			c.sent, c.quiet = false, now
 			c.pinged, c.due = true, now+max(patience, minPatience)
+			if t := c.engine.cfg.PingTimeout; t > 0 {
+				c.due = now + int64(t)
+			}
 			c.flush()
 		}
 	}

@@ -169,7 +169,7 @@ func (c *Client) state() *session {
 
 // room reports whether n bytes more may be queued. What is larger than the queue passes when nothing is queued.
 func (c *Client) room(n int) bool {
-	return c.out == nil || len(c.out.b)+n <= int(c.queueMax)
+	return c.out == nil || len(c.out.b)+n <= c.engine.cfg.Queue
 }
 
 // queue returns the write queue, to which the caller appends about n bytes.

@@ -87,7 +87,7 @@ func (s *stream) run() {
 		c.ended(pace.Now(), cause)
 		s.writers.Wait()
 		return
-	case why == ReasonDisconnect || why == ReasonEnd || cause.Reason == ReasonDisconnected: // in order
+	case why == ReasonDisconnect || why == ReasonEnd || cause.Reason == ReasonDisconnected || cause.Reason == ReasonRefusal: // in order
 		c.ended(pace.Now(), cause)
 		s.writers.Wait()
 		_ = conn.Close()
@@ -189,8 +189,10 @@ func (s *stream) writeOut() {
 	if !part {
 		s.writing = false // where it stays, nobody writes after DISCONNECT
 	}
+	abandoned := c.leaving.Load() && c.why == ReasonAbandon // cut, but not to be closed
 	c.mu.Unlock()
 	switch {
+	case abandoned:
 	case err != nil:
 		_ = s.conn.Abort() // the reader is told
 	case part:
@@ -206,6 +208,7 @@ func (s *stream) stop() {
 		_ = s.conn.Abort()
 	case s.client.why == ReasonAbandon:
 		_ = s.conn.SetReadDeadline(longAgo)
+		_ = s.conn.SetWriteDeadline(longAgo)
 	default:
 		_ = s.conn.SetWriteDeadline(time.Now().Add(partTimeout))
 		s.flush()

@@ -18,9 +18,6 @@ func (p *Packet) parse(v Version, raw []byte) error {
 	}
 	p.Body = raw[header+1:]
 	p.Code, p.ID, p.Codes, p.Reason, p.ServerReference = 0, 0, nil, nil, nil
-	if p.Kind != PUBLISH && raw[0]&15 != fixedFlags[p.Kind] {
-		return p.malformed("reserved flags are %04b", raw[0]&15)
-	}
 	switch p.Kind {
 	case PUBLISH:
 		return p.parsePublish(v, raw[0])
@@ -36,9 +33,7 @@ func (p *Packet) parse(v Version, raw []byte) error {
 		}
 	case DISCONNECT, AUTH:
 		return p.parseDisconnect(v)
-	case CONNECT, SUBSCRIBE, UNSUBSCRIBE:
-	default:
-		return p.malformed("no such kind") // [MQTT-2.1.2]
+	case CONNECT, SUBSCRIBE, UNSUBSCRIBE: // Body alone
 	}
 	return nil
 }
@@ -229,11 +224,12 @@ func (c *cursor) length() int {
 	return 0
 }
 
-// allowed says in which packets a property may be (§2.2.2.2), as bits 1<<Kind; those that only clients send are in none.
+// allowed says in which packets a property may be (§2.2.2.2), as bits 1<<Kind; those that only clients send are in none, but for one.
 var allowed = [0x2B]uint16{
 	propPayloadFormat: 1 << PUBLISH, propMessageExpiry: 1 << PUBLISH, propContentType: 1 << PUBLISH, propResponseTopic: 1 << PUBLISH,
 	propCorrelation: 1 << PUBLISH, propSubscriptionID: 1 << PUBLISH, propTopicAlias: 1 << PUBLISH,
-	propSessionExpiry: 1 << CONNACK, propAssignedID: 1 << CONNACK, propServerKeepAlive: 1 << CONNACK, propResponseInfo: 1 << CONNACK,
+	propSessionExpiry: 1<<CONNACK | 1<<DISCONNECT, // that of a client's DISCONNECT passes: Readers of both directions exist
+	propAssignedID:    1 << CONNACK, propServerKeepAlive: 1 << CONNACK, propResponseInfo: 1 << CONNACK,
 	propReceiveMaximum: 1 << CONNACK, propTopicAliasMax: 1 << CONNACK, propMaximumQoS: 1 << CONNACK, propRetainAvailable: 1 << CONNACK,
 	propMaximumPacket: 1 << CONNACK, propWildcard: 1 << CONNACK, propSubIDs: 1 << CONNACK, propShared: 1 << CONNACK,
 	propAuthMethod: 1<<CONNACK | 1<<AUTH, propAuthData: 1<<CONNACK | 1<<AUTH,

@@ -81,6 +81,9 @@ func (r *Reader) Pending() bool { return r.partial != nil && !r.used }
 
 // size is the size of the packet that b begins with, or 0 while its fixed header is not complete.
 func (r *Reader) size(b []byte) (int, error) {
+	if k := Kind(b[0] >> 4); k == 0 || k != PUBLISH && b[0]&15 != fixedFlags[k] {
+		return 0, fmt.Errorf("%w: first byte %#02x", ErrMalformed, b[0]) // [MQTT-2.1.3-1]
+	}
 	length, shift := 0, 0
 	for i := 1; i < len(b); i++ {
 		length |= int(b[i]&0x7f) << shift
