@@ -16,6 +16,7 @@ import (
 const (
 	DefaultPatience = 10 * time.Second // more than the graces of brokers and edges, less than a supervisor's usual 30 s
 
+	killPatience  = 30 * time.Second      // nothing refuses SIGKILL, but the kernel may be at work for the process, or the machine be busy
 	startPatience = 30 * time.Second      // from a restart command to a process that is there; an idle machine takes less than one
 	settled       = time.Second           // what a command has lived by then it was not refused at once; only for a state file that stands still
 	lookEvery     = 10 * time.Millisecond // whether a process has come or gone

@@ -87,12 +87,12 @@ func (p *process) gone() bool {
 }
 
 // kill ends the process at once, frozen or not.
-func (p *process) kill(patience time.Duration) error {
+func (p *process) kill() error {
 	if err := p.signal(syscall.SIGKILL); err != nil {
 		return err
 	}
-	if !p.awaitEnd(patience) {
-		return fmt.Errorf("it still runs %s after SIGKILL", text(patience))
+	if !p.awaitEnd(killPatience) {
+		return fmt.Errorf("it still runs %s after SIGKILL", text(killPatience))
 	}
 	return nil
 }
@@ -212,7 +212,7 @@ func (c *child) terminate(patience time.Duration) error {
 	if p.awaitEnd(patience) {
 		return nil
 	}
-	if err := p.kill(patience); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := p.kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
 	return nil

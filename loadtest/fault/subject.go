@@ -109,7 +109,7 @@ func (s *subject) running() (*process, error) {
 func (s *subject) stop(p *process, verb Verb) (how string, err error) {
 	since, patience := pace.Now(), s.run.plan.patience()
 	if verb == Kill {
-		how, err = "killed", p.kill(patience)
+		how, err = "killed", p.kill()
 	} else {
 		if err = p.signal(syscall.SIGTERM); err == nil {
 			_ = p.signal(syscall.SIGCONT) // one that is frozen would not hear the other; it may have ended by now
@@ -122,7 +122,7 @@ func (s *subject) stop(p *process, verb Verb) (how string, err error) {
 		case verb == Term:
 			err = fmt.Errorf("it still runs %s after SIGTERM", text(patience))
 		default:
-			how, err = "killed "+text(patience)+" after SIGTERM", p.kill(patience)
+			how, err = "killed "+text(patience)+" after SIGTERM", p.kill()
 		}
 	}
 	if err != nil {
