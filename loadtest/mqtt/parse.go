@@ -68,7 +68,7 @@ func (p *Packet) parsePublish(v Version, first byte) error {
 		return p.malformed("cut or wrong fields")
 	case len(m.Topic) == 0:
 		return p.malformed("no topic") // [MQTT-4.7.3-1]; an alias would need our permission [MQTT-3.3.2-10]
-	case bytes.ContainsAny(m.Topic, "+#"):
+	case bytes.IndexByte(m.Topic, '+') >= 0 || bytes.IndexByte(m.Topic, '#') >= 0:
 		return p.malformed("wildcard in topic %q", m.Topic) // [MQTT-3.3.2-2]
 	}
 	return nil
@@ -199,13 +199,8 @@ func (c *cursor) binary() []byte { return c.take(int(c.uint16())) }
 // text takes a UTF-8 string: valid and without U+0000 [MQTT-1.5.4-1] [MQTT-1.5.4-2].
 func (c *cursor) text() []byte {
 	t := c.binary()
-	for _, b := range t {
-		if b == 0 || b >= utf8.RuneSelf {
-			if bytes.IndexByte(t, 0) >= 0 || !utf8.Valid(t) {
-				c.bad = true
-			}
-			break
-		}
+	if bytes.IndexByte(t, 0) >= 0 || !utf8.Valid(t) {
+		c.bad = true
 	}
 	return t
 }
