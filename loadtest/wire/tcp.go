@@ -64,6 +64,9 @@ func (c *tcpConn) farewell() { _ = c.SetDeadline(time.Now().Add(max(c.linger, mi
 func (c *tcpConn) Close() error {
 	c.farewell()
 	err := c.CloseWrite()
+	if errors.Is(err, syscall.ENOTCONN) {
+		err = nil // the peer is gone altogether
+	}
 	if err == nil && c.linger > 0 {
 		c.drain()
 	}
