@@ -230,7 +230,7 @@ func TestReadDeadline(t *testing.T) {
 		if _, err := c.Write([]byte("x")); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil { // and with it the tickets of TLS, for which Wait may return
+		if n, err := c.Read(make([]byte, 9)); n != 1 || err != nil { // and with it the tickets of TLS, for which Wait may return
 			t.Fatal(err)
 		}
 		for name, read := range map[string]func() error{"Wait": c.Wait, "Read": func() error { _, err := c.Read(make([]byte, 9)); return err }} {
@@ -295,6 +295,10 @@ func TestNoAllocations(t *testing.T) {
 }
 
 func allocations(t *testing.T, kind Transport) {
+	theirs := 0.0
+	if kind.Encrypted() {
+		theirs = 2 // crypto/tls allocates a reader for each record that it reads, and the server's is one of them
+	}
 	d := newDialer(t, Config{})
 	// The echo must not allocate either: AllocsPerRun counts the whole process.
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -319,8 +323,8 @@ func allocations(t *testing.T, kind Transport) {
 			}
 			n += m
 		}
-	}); got != 0 && !raceEnabled {
-		t.Errorf("%v allocations per message", got)
+	}); got > theirs && !raceEnabled {
+		t.Errorf("%v allocations per message, want %v", got, theirs)
 	}
 }
 
