@@ -1,0 +1,296 @@
+package loadtest
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/limpet-mesh/limpet/loadtest/client"
+	"github.com/limpet-mesh/limpet/loadtest/ledger"
+	"github.com/limpet-mesh/limpet/loadtest/mqtt"
+	"github.com/limpet-mesh/limpet/loadtest/pace"
+	"github.com/limpet-mesh/limpet/loadtest/result"
+	"github.com/limpet-mesh/limpet/loadtest/wire"
+)
+
+// citizen is a persistent client that lives many lives.
+//
+//	connect ─▶ CONNACK ─▶ (subscribe, if there is no session) ─▶ identity ─▶ up … ─▶ drop ─▶ down … ─▶ connect
+//	   ▲                                                                        │
+//	   └──────────── retry profile ◀──────────── cut off ◀──────────────────────┘   (not a life of its own)
+type citizen struct {
+	client.Client
+	group  *group
+	number int
+	id     string
+	speech speech
+	where  func(*rand.Rand) *wire.Endpoint
+	rand   *rand.Rand
+	home   *ledger.Home
+	stream *stream
+	flow   *ledger.Flow // once subscribed
+
+	lock
+	state    citizenState
+	lives    int  // begun on purpose
+	planned  bool // this connection begins one
+	session  bool // the broker should know us
+	listens  bool // and our subscription
+	done     bool // nothing more is planned
+	intended int64
+	sent     int64
+	asked    int64 // SUBSCRIBE
+	up       int64 // CONNACK; 0: not connected
+	attempt  int
+	meeting  *ledger.Meeting // to be told once the broker's name is known
+	outage   outage
+}
+
+// citizenState is what the next call of the agenda means.
+type citizenState uint8
+
+const (
+	away     citizenState = iota // it connects
+	resting                      // connected: it drops
+	finished                     // it stays connected
+)
+
+const (
+	tokenStream   = 1
+	tokenIdentity = 2
+	tokenBack     = 3
+)
+
+func newCitizen(g *group, number int, where func(*rand.Rand) *wire.Endpoint, s *stream) *citizen {
+	v := g.v
+	session := Session{Version: v.spec.Versions[number/len(v.spec.QoS)%len(v.spec.Versions)], Keep: 30 * time.Second}
+	c := &citizen{
+		group: g, number: number, id: fmt.Sprintf("limpet-%08x-%d", v.run.id, number), speech: session.speech(), where: where,
+		rand: v.run.rand(uint64(number)), stream: s, planned: true,
+	}
+	c.home = g.homes.Client(c.id)
+	c.Handler = c
+	return c
+}
+
+// act implements actor.
+func (c *citizen) act(at int64) {
+	c.Lock()
+	state := c.state
+	c.Unlock()
+	switch state {
+	case away:
+		c.connect(at)
+	case resting:
+		c.drop()
+	}
+}
+
+// around draws from half to one and a half of d.
+func (c *citizen) around(d time.Duration) int64 { return int64(d)/2 + c.rand.Int64N(int64(d)+1) }
+
+func (c *citizen) connect(intended int64) {
+	r := c.group.v.run
+	c.Lock()
+	c.intended, c.sent = intended, pace.Now()
+	now := c.sent
+	endpoint := c.where(c.rand)
+	con := c.speech.connect(c.number, c.id)
+	c.Unlock()
+	r.rec.Count(result.ConnectsStarted, now, 1)
+	if err := r.engine.Open(&c.Client, endpoint, &con); err != nil {
+		r.rec.Error("generator", now)
+	}
+}
+
+// OnConnack implements client.Handler.
+func (c *citizen) OnConnack(_ *client.Client, at int64, a *mqtt.Connack) {
+	r := c.group.v.run
+	c.Lock()
+	defer c.Unlock()
+	r.rec.Connack.Record(c.intended, c.sent, at)
+	r.rec.Count(result.Connects, at, 1)
+	r.rec.Connected(1)
+	c.up = at
+	m := &ledger.Meeting{At: at, Presence: ledger.Unasked}
+	switch {
+	case a.SessionPresent:
+		r.rec.Count(result.SessionsPresent, at, 1)
+		m.Presence = ledger.Kept
+	case c.session:
+		m.Presence, c.listens = ledger.Gone, false
+		if c.flow != nil {
+			c.flow.SessionLost()
+		}
+	}
+	c.session = true
+	c.meeting = m
+	if c.flow != nil {
+		c.flow.Online(at)
+	}
+	if !c.listens {
+		c.asked = at
+		r.rec.Count(result.Subscribes, at, 1)
+		if err := c.Subscribe(tokenStream, string(c.stream.topic), c.stream.qos); err != nil {
+			r.rec.Error("subscribe", at)
+		}
+	}
+	if c.group.v.byTopic {
+		if err := c.Subscribe(tokenIdentity, c.group.v.spec.Topic, 0); err != nil {
+			r.rec.Error("subscribe", at)
+		}
+	} else {
+		c.met("")
+	}
+	if c.outage.begin != 0 {
+		if err := c.Publish(tokenBack, append([]byte("limpet/back/"), c.id...), nil, 1, false); err != nil {
+			c.outage = outage{}
+		}
+	}
+	if c.planned {
+		c.planned = false
+		c.lives++
+	}
+	c.state = resting
+	r.agenda.at(at+c.around(c.group.v.spec.Up), c)
+}
+
+// met tells the record which broker answered, once.
+func (c *citizen) met(broker string) {
+	if c.meeting != nil {
+		c.meeting.Topic = broker
+		c.home.Met(*c.meeting)
+		c.meeting = nil
+	}
+}
+
+// drop ends a life, unless it was the last.
+func (c *citizen) drop() {
+	v := c.group.v
+	c.Lock()
+	defer c.Unlock()
+	if c.up == 0 || c.state != resting {
+		return // it was cut off meanwhile
+	}
+	if now := pace.Now(); now-c.up < int64(v.spec.Up)/2 {
+		return // this time was meant for an earlier connection
+	}
+	if c.lives >= v.spec.Lives || v.run.ctx.Err() != nil {
+		c.state = finished
+		c.finish()
+		return
+	}
+	c.state, c.planned = away, true
+	switch v.spec.Drop[c.rand.IntN(len(v.spec.Drop))] {
+	case "clean":
+		c.Disconnect(nil)
+	case "abrupt":
+		c.Abort()
+	default:
+		c.Abandon()
+	}
+}
+
+// finish notes that the citizen has lived all its lives.
+func (c *citizen) finish() {
+	if !c.done {
+		c.done = true
+		c.group.v.run.work.Done()
+	}
+}
+
+// OnPublish implements client.Handler.
+func (c *citizen) OnPublish(_ *client.Client, at int64, p *mqtt.Publish) {
+	r := c.group.v.run
+	c.Lock()
+	defer c.Unlock()
+	h, ok := readHeader(p.Payload, r.id)
+	switch {
+	case ok && string(p.Topic) == string(c.stream.topic):
+		r.rec.Count(result.Receives, at, 1)
+		if p.Dup {
+			r.rec.Count(result.ReceivesDup, at, 1)
+		}
+		if h.intended >= c.up { // what waited for the client's return tells nothing of the way
+			r.rec.E2E.Record(h.intended, h.sent, at)
+		}
+		if c.flow == nil {
+			c.flow = c.stream.Flow(c.id, c.stream.qos)
+		}
+		c.flow.Received(h.sequence, p.Dup, h.sent, at)
+	case c.group.v.byTopic && string(p.Topic) == c.group.v.spec.Topic:
+		c.met(string(p.Payload))
+	}
+}
+
+// OnAcked implements client.Handler.
+func (c *citizen) OnAcked(_ *client.Client, at int64, token uint64, code byte) {
+	r := c.group.v.run
+	c.Lock()
+	defer c.Unlock()
+	switch {
+	case token == tokenBack:
+		if code < 0x80 && c.outage.begin != 0 {
+			r.rec.Outage(c.outage.fault.Number, c.outage.name(), c.outage.begin, at)
+			c.outage = outage{}
+		}
+	case code == client.CodeDropped: // the next connection asks again
+	case code >= 0x80:
+		r.rec.Error("subscribe", at)
+	case token == tokenStream:
+		r.rec.Suback.Record(c.asked, c.asked, at)
+		r.rec.Count(result.Subscribed, at, 1)
+		c.listens = true
+		if c.flow == nil {
+			c.flow = c.stream.Flow(c.id, code)
+		}
+		c.flow.Subscribed(c.stream.Last() + 1)
+	}
+}
+
+// OnClosed implements client.Handler.
+func (c *citizen) OnClosed(_ *client.Client, at int64, cause client.Cause) {
+	v := c.group.v
+	r := v.run
+	c.Lock()
+	defer c.Unlock()
+	up := c.up
+	c.up = 0
+	c.met("") // its name never came
+	if up != 0 {
+		r.rec.Connected(-1)
+		if c.flow != nil {
+			c.flow.Offline(at)
+		}
+	}
+	if cause.Own() {
+		if c.state == away && cause.Reason != client.ReasonEnd {
+			r.rec.Count(result.Disconnects, at, 1)
+			r.agenda.at(at+c.around(v.spec.Down), c)
+		}
+		return
+	}
+	r.rec.Error(reason(cause), at)
+	if cause.Reason == client.ReasonRefusal {
+		r.rec.Count(result.Refusals, at, 1)
+	}
+	if up != 0 {
+		r.rec.Count(result.Closed, at, 1)
+		if c.outage.begin == 0 {
+			if f, ok := r.faults.blame(at); ok {
+				c.outage = outage{fault: f, begin: f.Begin}
+			} else {
+				c.outage = outage{begin: at}
+			}
+		}
+		c.attempt = v.retry.After(c.attempt, time.Duration(at-up))
+	} else {
+		c.attempt++
+	}
+	c.state = away
+	if wait := v.retry.Delay(c.attempt, c.rand); wait != pace.Never {
+		r.agenda.at(at+int64(wait), c)
+	} else {
+		c.finish()
+	}
+}

@@ -1,0 +1,233 @@
+package loadtest
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/limpet-mesh/limpet/loadtest/client"
+	"github.com/limpet-mesh/limpet/loadtest/fault"
+	"github.com/limpet-mesh/limpet/loadtest/ledger"
+	"github.com/limpet-mesh/limpet/loadtest/pace"
+	"github.com/limpet-mesh/limpet/loadtest/wire"
+)
+
+// Defaults of a Verify.
+const (
+	defaultLives     = 10
+	defaultUp        = 3 * time.Second
+	defaultDown      = time.Second
+	defaultLate      = 5 * time.Second
+	defaultIdentity  = "$SYS/broker/name"
+	citizensOfFeeder = 100
+	controlShare     = 10 // one client of so many is in the control group, if there is one
+	verifySettle     = 15 * time.Second
+)
+
+// verification is a Verify of which this process runs its share: groups of citizens, each with the feeders that publish to them.
+type verification struct {
+	run      *run
+	spec     Verify // with its defaults
+	retry    pace.Profile
+	byTopic  bool
+	payloads *payloads
+	groups   []*group
+	all      []*citizen // of all groups, by number
+}
+
+// group is citizens that are judged together: those of the mesh, and those that go straight to the brokers, which show what brokers do by
+// themselves.
+type group struct {
+	name     string
+	v        *verification
+	books    *ledger.Ledger
+	homes    *ledger.Homes
+	citizens []*citizen
+	feeders  []*feeder
+	streams  []*stream
+}
+
+// stream is what one feeder sends to one citizen.
+type stream struct {
+	*ledger.Stream
+	feeder *feeder
+	topic  []byte
+	qos    byte
+
+	sequence uint64 // of the last message; guarded by the feeder's lock
+}
+
+// withDefaults fills in what was left out.
+func (v Verify) withDefaults() Verify {
+	v.Lives = cmp.Or(v.Lives, defaultLives)
+	v.Up, v.Down = cmp.Or(v.Up, defaultUp), cmp.Or(v.Down, defaultDown)
+	v.Late = cmp.Or(v.Late, defaultLate)
+	v.Feeders = cmp.Or(v.Feeders, max(v.Clients/citizensOfFeeder, 1))
+	v.Size = cmp.Or(v.Size, DefaultSize)
+	v.Retry = cmp.Or(v.Retry, "paho")
+	v.Topic = cmp.Or(v.Topic, defaultIdentity)
+	if len(v.Drop) == 0 {
+		v.Drop = drops
+	}
+	if len(v.QoS) == 0 {
+		v.QoS = []byte{1, 2}
+	}
+	if len(v.Versions) == 0 {
+		v.Versions = []string{"3.1.1", "5"}
+	}
+	if len(v.Identity) == 0 {
+		v.Identity = identities[:1]
+	}
+	if v.Connect.String() == "" {
+		v.Connect = mustSchedule("500/s")
+	}
+	if v.Rate.String() == "" {
+		v.Rate = mustSchedule(fmt.Sprintf("%g/s", max(float64(v.Clients)/2, 1)))
+	}
+	return v
+}
+
+// newVerification puts everybody in place; nobody has connected yet.
+func newVerification(ctx context.Context, r *run, spec *Verify) (*verification, error) {
+	v := &verification{run: r, spec: spec.withDefaults()}
+	v.retry, _ = pace.ParseRetry(v.spec.Retry) // checked
+	v.byTopic = slices.Contains(v.spec.Identity, "topic")
+	v.payloads = newPayloads(v.spec.Size)
+	mesh := v.group("mesh")
+	var control *group
+	var direct []*wire.Endpoint
+	if len(v.spec.Control) > 0 {
+		var err error
+		if direct, err = r.resolve(ctx, v.spec.Control); err != nil {
+			return nil, err
+		}
+		control = v.group("control")
+	}
+	for i := range r.share.count(v.spec.Clients) {
+		number := r.share.number(i)
+		if control != nil && number%controlShare == controlShare-1 {
+			// Who publishes to it is at the same broker: brokers need not know each other.
+			e := direct[(number/controlShare)%len(direct)]
+			control.add(number, func(*rand.Rand) *wire.Endpoint { return e }, e.Name)
+			continue
+		}
+		mesh.add(number, func(*rand.Rand) *wire.Endpoint { return r.choose.Next() }, strconv.Itoa(i%max(v.spec.Feeders/max(r.share.Of, 1), 1)))
+	}
+	return v, nil
+}
+
+func (v *verification) group(name string) *group {
+	g := &group{
+		name: name, v: v, books: ledger.New(ledger.Config{Late: v.spec.Late}),
+		homes: ledger.NewHomes(ledger.HomesConfig{Grace: int64(time.Second)}),
+	}
+	v.groups = append(v.groups, g)
+	return g
+}
+
+// add puts a citizen into the group, with a stream from the feeder of the given name.
+func (g *group) add(number int, where func(*rand.Rand) *wire.Endpoint, feeds string) {
+	v := g.v
+	i := slices.IndexFunc(g.feeders, func(f *feeder) bool { return f.name == feeds })
+	if i < 0 {
+		i = len(g.feeders)
+		g.feeders = append(g.feeders, newFeeder(g, i, feeds, where))
+	}
+	qos := v.spec.QoS[number%len(v.spec.QoS)]
+	topic := fmt.Sprintf("limpet/verify/%08x/%d", v.run.id, number)
+	s := &stream{
+		Stream: g.books.Stream(g.feeders[i].id, topic, qos), feeder: g.feeders[i], topic: []byte(topic), qos: qos,
+	}
+	g.feeders[i].streams = append(g.feeders[i].streams, s)
+	g.streams = append(g.streams, s)
+	c := newCitizen(g, number, where, s)
+	g.citizens = append(g.citizens, c)
+	v.all = append(v.all, c)
+}
+
+// begin has everybody connect, and publish once all should be there.
+func (v *verification) begin() {
+	r := v.run
+	first := r.start
+	for _, g := range v.groups {
+		for _, f := range g.feeders {
+			r.agenda.at(first, f)
+		}
+	}
+	r.work.Add(len(v.all))
+	begin := first + int64(200*time.Millisecond)
+	r.pacers.Go(func() {
+		var p pace.Pacer
+		_ = p.Run(r.ctx, begin, pace.Limit(r.share.schedule(v.spec.Connect, r.seed), len(v.all)), func(i int, intended int64) {
+			r.rec.Fired(intended, pace.Now())
+			v.all[i].connect(intended)
+		})
+	})
+	from := begin + int64(span(v.spec.Connect, r.seed, v.spec.Clients)) + int64(500*time.Millisecond)
+	r.pacers.Go(func() {
+		var p pace.Pacer
+		_ = p.Run(r.ctx, from, r.share.schedule(v.spec.Rate, r.seed+1), func(i int, intended int64) {
+			r.rec.Fired(intended, pace.Now())
+			s := v.all[i%len(v.all)].stream
+			s.feeder.publish(s, intended)
+		})
+	})
+}
+
+// fault tells who was home to whom that a broker goes, or is back.
+func (v *verification) fault(e fault.Event) {
+	name, ok := strings.CutPrefix(e.Target, string(fault.Broker)+" ")
+	if !ok || e.Failed {
+		return
+	}
+	for _, g := range v.groups {
+		if e.End == 0 {
+			g.homes.Away(name, e.Fault.String())
+		} else if e.Fault.Verb != fault.Kill && e.Fault.Verb != fault.Term || e.Fault.For > 0 {
+			g.homes.Back(name, e.End)
+		}
+	}
+}
+
+// settle waits until nothing is missing any more, for so long at most.
+func (v *verification) settle(ctx context.Context, most time.Duration) {
+	end := pace.Now() + int64(most)
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for pace.Now() < end && !v.complete() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// complete reports whether every message that was published is acknowledged, and every one that was acknowledged has come.
+func (v *verification) complete() bool {
+	for _, g := range v.groups {
+		for _, f := range g.feeders {
+			if !f.idle() {
+				return false
+			}
+		}
+		if m := g.books.Settle(pace.Now(), nil).Messages(); m.Lost > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// lock is held by whom the engine, the agenda and the pacers call.
+type lock = sync.Mutex
+
+var (
+	_ client.Handler = (*citizen)(nil)
+	_ client.Handler = (*feeder)(nil)
+)
