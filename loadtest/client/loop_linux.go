@@ -31,7 +31,7 @@ const (
 type loop struct {
 	engine     *Engine
 	epfd, wake int
-	spins      bool // a busy loop waits by a raw system call, see wait
+	raw        bool // a busy loop waits by a raw system call, see wait
 
 	// Owned by run.
 	events [loopEvents]unix.EpollEvent
@@ -106,8 +106,7 @@ func (l *loop) post(m mail) bool {
 // run runs the loop until ctx ends.
 func (l *loop) run(ctx context.Context) error {
 	defer l.finish()
-	// A raw wait keeps its processor: there must be another one for all other goroutines.
-	l.spins = runtime.GOMAXPROCS(0) > len(l.engine.loops)
+	l.mayWaitRaw()
 	end := context.AfterFunc(ctx, func() { l.post(mail{}) })
 	defer end()
 	for ctx.Err() == nil {
@@ -121,7 +120,7 @@ func (l *loop) run(ctx context.Context) error {
 		l.readAgain()
 		l.openSome()
 		l.sweep()
-		if n > 0 && l.spins {
+		if n > 0 && l.raw {
 			// What handlers made runnable sits in this processor's queue, and a raw wait would keep it there.
 			runtime.Gosched()
 		}
@@ -133,7 +132,7 @@ func (l *loop) run(ctx context.Context) error {
 // takes it back) costs more than the call itself. Stop-the-world reaches a raw wait by a signal, hence Gosched on EINTR.
 func (l *loop) wait() (int, error) {
 	timeout := l.timeout()
-	if l.busy && l.spins {
+	if l.busy && l.raw {
 		t := busyWait
 		if timeout >= 0 {
 			t = min(t, timeout)
@@ -160,6 +159,9 @@ func (l *loop) wait() (int, error) {
 	}
 	return 0, fmt.Errorf("client: epoll_wait: %w", err)
 }
+
+// mayWaitRaw looks whether there is a processor for all other goroutines, since a raw wait keeps its own.
+func (l *loop) mayWaitRaw() { l.raw = runtime.GOMAXPROCS(0) > len(l.engine.loops) }
 
 // timeout is how long epoll_wait may wait, in ms; -1 = for ever.
 func (l *loop) timeout() int {
@@ -251,6 +253,7 @@ func (l *loop) sweep() {
 		return
 	}
 	l.next = now + int64(sweepEvery/sweepParts)
+	l.mayWaitRaw()
 	for i := l.part; i < len(l.conns); i += sweepParts {
 		if k := l.conns[i]; k != nil {
 			k.sweep(now)

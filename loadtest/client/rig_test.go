@@ -22,6 +22,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv(mirrorEnv) != "" {
+		mirrorMain()
+		return
+	}
 	goleak.VerifyTestMain(m)
 }
 
