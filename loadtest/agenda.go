@@ -19,10 +19,9 @@ type actor interface {
 type agenda struct {
 	lag func(intended, now int64)
 
-	mu    sync.Mutex
-	due   entries
-	wake  chan struct{} // has room for one: the earliest entry is another one now
-	ended bool
+	mu   sync.Mutex
+	due  entries
+	wake chan struct{} // has room for one: the earliest entry is another one now
 }
 
 type entry struct {

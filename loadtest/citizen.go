@@ -99,7 +99,7 @@ func (c *citizen) connect(intended int64) {
 	c.Unlock()
 	r.rec.Count(result.ConnectsStarted, now, 1)
 	if err := r.engine.Open(&c.Client, endpoint, &con); err != nil {
-		r.rec.Error("generator", now)
+		r.rec.Error("other", now)
 	}
 }
 
@@ -270,7 +270,7 @@ func (c *citizen) OnClosed(_ *client.Client, at int64, cause client.Cause) {
 		}
 		return
 	}
-	r.rec.Error(reason(cause), at)
+	r.rec.Error(cause.Reason, at)
 	if cause.Reason == client.ReasonRefusal {
 		r.rec.Count(result.Refusals, at, 1)
 	}

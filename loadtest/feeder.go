@@ -70,7 +70,7 @@ func (f *feeder) act(at int64) {
 	con := mqtt.Connect{Version: mqtt.V311, ID: f.id, KeepAlive: 30}
 	r.rec.Count(result.ConnectsStarted, now, 1)
 	if err := r.engine.Open(&f.Client, endpoint, &con); err != nil {
-		r.rec.Error("generator", now)
+		r.rec.Error("other", now)
 	}
 }
 
@@ -100,7 +100,7 @@ func (f *feeder) publish(s *stream, intended int64) {
 	o := owed{s, intended}
 	if len(f.backlog) > 0 || !f.send(o) {
 		if len(f.backlog) >= maxBacklog {
-			f.group.v.run.rec.Error("queue_full", pace.Now())
+			f.group.v.run.rec.Error("queue", pace.Now())
 			return
 		}
 		f.backlog = append(f.backlog, o)
@@ -201,7 +201,7 @@ func (f *feeder) OnClosed(_ *client.Client, at int64, cause client.Cause) {
 	if cause.Own() {
 		return
 	}
-	r.rec.Error(reason(cause), at)
+	r.rec.Error(cause.Reason, at)
 	if up != 0 {
 		r.rec.Count(result.Closed, at, 1)
 		f.attempt = f.group.v.retry.After(f.attempt, time.Duration(at-up))

@@ -22,7 +22,6 @@ type fleet struct {
 	retry    pace.Profile
 	payloads *payloads
 	devices  []device // not moved: links point into them
-	turn     int      // of the publisher
 	base     uint32   // of the publishers' numbers in headers
 }
 
@@ -48,7 +47,6 @@ type device struct {
 	mu       sync.Mutex
 	session  bool  // the broker should know us
 	ready    bool  // connected, and subscribed if that is its task
-	leaving  bool  // it is not to come back
 	waits    int32 // SUBACKs
 	attempt  int32
 	intended int64 // of the connect
@@ -300,7 +298,7 @@ func (d *device) connect(intended int64) {
 	d.mu.Unlock()
 	r.rec.Count(result.ConnectsStarted, now, 1)
 	if err := r.engine.Open(&d.Client, r.choose.Next(), &con); err != nil {
-		r.rec.Error("generator", now)
+		r.rec.Error("other", now)
 	}
 }
 
@@ -380,7 +378,7 @@ func (d *device) publish(intended int64) {
 // wait keeps a message for later. Its latency counts from the time for which it was intended.
 func (d *device) wait(intended int64) {
 	if len(d.sender.backlog) >= maxBacklog {
-		d.fleet.run.rec.Error("queue_full", pace.Now())
+		d.fleet.run.rec.Error("queue", pace.Now())
 		return
 	}
 	d.sender.backlog = append(d.sender.backlog, intended)
@@ -520,7 +518,7 @@ func (d *device) OnClosed(_ *client.Client, at int64, cause client.Cause) {
 		r.rec.Count(result.Disconnects, at, 1)
 		return
 	}
-	r.rec.Error(reason(cause), at)
+	r.rec.Error(cause.Reason, at)
 	if cause.Reason == client.ReasonRefusal {
 		r.rec.Count(result.Refusals, at, 1)
 	}
@@ -544,21 +542,4 @@ func (d *device) OnClosed(_ *client.Client, at int64, cause client.Cause) {
 
 func (d *device) rand(at int64) *rand.Rand {
 	return d.fleet.run.rand(uint64(d.fleet.number)<<48 ^ uint64(d.local)<<16 ^ uint64(at))
-}
-
-// reason is the word under which a failed connection is counted.
-func reason(c client.Cause) string {
-	switch c.Reason {
-	case client.ReasonRefusal:
-		return "connack"
-	case client.ReasonDisconnected:
-		return "disconnect"
-	case client.ReasonTooLarge:
-		return "too_large"
-	case client.ReasonConnackTimeout:
-		return "timeout"
-	case client.ReasonProtocol:
-		return "malformed"
-	}
-	return string(c.Reason)
 }

@@ -18,7 +18,6 @@ type racing struct {
 	spec  Race
 	topic string
 	races *ledger.Races
-	start int64
 }
 
 // patience is how long a racer waits for its broker's name.
@@ -96,7 +95,7 @@ func (c *racer) connect(intended int64) {
 	r.rec.Count(result.ConnectsStarted, c.sent, 1)
 	con := mqtt.Connect{Version: mqtt.V5, ID: c.pair.id, Expiry: 300, KeepAlive: 30}
 	if err := r.engine.Open(&c.Client, r.choose.Next(), &con); err != nil {
-		r.rec.Error("generator", c.sent)
+		r.rec.Error("other", c.sent)
 		c.tell("")
 		return
 	}
@@ -166,7 +165,7 @@ func (c *racer) OnClosed(_ *client.Client, at int64, cause client.Cause) {
 		r.rec.Connected(-1)
 	}
 	if !cause.Own() && !c.up { // a takeover is what is to come of it
-		r.rec.Error(reason(cause), at)
+		r.rec.Error(cause.Reason, at)
 	}
 	c.tell("")
 }
