@@ -237,3 +237,21 @@ func checkGeometry(text string) error {
 	}
 	return nil
 }
+
+// Cumulative returns how many times are at most as long as each bound, to the histogram's precision. The bounds must be
+// ascending.
+func (h *Histogram) Cumulative(bounds ...time.Duration) []int64 {
+	out := make([]int64, len(bounds))
+	if h.Count() == 0 {
+		return out
+	}
+	counts := h.hdr.Export().Counts
+	i, seen := 0, int64(0)
+	for k, b := range bounds {
+		for ; i <= bucket(microseconds(int64(b)), fine) && i < len(counts); i++ {
+			seen += counts[i]
+		}
+		out[k] = seen
+	}
+	return out
+}

@@ -124,3 +124,14 @@ func TestSpreadPercentiles(t *testing.T) {
 		t.Errorf("the longest is %d, not 100000: it is kept exactly", got[2])
 	}
 }
+
+func TestCumulative(t *testing.T) {
+	var h Histogram
+	for i := range 100 {
+		h.Record(time.Duration(i+1) * time.Millisecond)
+	}
+	got := h.Cumulative(0, 10*time.Millisecond, 50*time.Millisecond, time.Hour, 2*time.Hour)
+	if want := "[0 10 50 100 100]"; fmt.Sprint(got) != want {
+		t.Errorf("got %v, want %s", got, want)
+	}
+}
