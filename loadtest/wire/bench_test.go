@@ -2,13 +2,14 @@ package wire
 
 import (
 	"io"
+	"net"
 	"runtime"
 	"sync"
 	"testing"
 	"time"
 )
 
-// BenchmarkIdle tells what an idle connection costs: memory of this process, of which half or so is the test's server, and a goroutine
+// BenchmarkIdle tells what an idle connection costs: memory of this process, half of which is the test's server, and a goroutine
 // that waits. In-process servers make it an upper bound; the stack of a handshake shrinks at the second collection.
 func BenchmarkIdle(b *testing.B) {
 	for _, kind := range Transports() {
@@ -23,10 +24,20 @@ func BenchmarkIdle(b *testing.B) {
 func idle(b *testing.B, kind Transport) {
 	const clients = 500
 	release := make(chan struct{})
-	ep := serve(b, kind, func(c served) {
-		_, _ = io.CopyN(c, c, 1)
+	answer := func(c served) {
+		_, _ = c.Read(make([]byte, 100))
+		if kind == WS || kind == WSS {
+			_, _ = c.Write([]byte{frameFin | opBinary, 1})
+		}
+		_, _ = c.Write([]byte{1})
 		<-release
-	})
+	}
+	var ep *Endpoint
+	if kind == QUIC {
+		ep = serve(b, kind, answer)
+	} else {
+		ep = serveScript(b, kind, listen(b), func(c net.Conn) { answer(c) })
+	}
 	d := newDialer(b, Config{Linger: -1})
 	conns := make([]Conn, clients)
 	before := inUse()

@@ -93,8 +93,7 @@ func TestNotWhatItSeems(t *testing.T) {
 		})
 	}
 	as := func(kind Transport, ep *Endpoint) *Endpoint { return endpoint(t, kind, ep.Addr) }
-	broker := says(" \x02\x00\x00")
-	failure(t, d, as(TLS, broker), StageHandshake, ErrTLS)
+	failure(t, d, as(TLS, says("HTTP/1.1 400 Bad Request\r\n\r\n")), StageHandshake, ErrTLS)
 	failure(t, d, as(WS, says("\x20\x02\x00\x05 and no line\r\n\r\n")), StageHandshake, ErrUpgrade)
 	failure(t, d, as(WS, says("")), StageHandshake, ErrClosed)
 	failure(t, d, as(TLS, says("")), StageHandshake, ErrClosed)
@@ -131,7 +130,7 @@ func TestProxyHeader(t *testing.T) {
 		for _, d := range []*Dialer{newDialer(t, Config{Proxy: true}), newDialer(t, Config{Proxy: true, ProxyFrom: from})} {
 			seen := make(chan string, 2)
 			l := listen(t)
-			recorder := &recordingListener{Listener: &proxyproto.Listener{Listener: l, Policy: func(net.Addr) (proxyproto.Policy, error) { return proxyproto.REQUIRE, nil }}, seen: seen}
+			recorder := &recordingListener{Listener: &proxyproto.Listener{Listener: l, ConnPolicy: func(proxyproto.ConnPolicyOptions) (proxyproto.Policy, error) { return proxyproto.REQUIRE, nil }}, seen: seen}
 			ep := serveOn(t, kind, recorder, echo)
 			for i := range 2 {
 				c := dial(t, d, ep)

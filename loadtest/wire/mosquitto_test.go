@@ -27,8 +27,10 @@ func TestMosquitto(t *testing.T) {
 	l := listen(t)
 	ep := endpoint(t, WS, l.Addr().(*net.TCPAddr).AddrPort())
 	_ = l.Close()
-	file := filepath.Join(t.TempDir(), "mosquitto.conf")
-	conf := fmt.Sprintf("listener %d 127.0.0.1\nprotocol websockets\nallow_anonymous true\npersistence false\n", ep.Port)
+	folder := t.TempDir()
+	file := filepath.Join(folder, "mosquitto.conf")
+	// Mosquitto 2.0.11 ends at once if all its listeners are WebSocket's: the first is for nobody.
+	conf := fmt.Sprintf("listener 0 %s/socket\nlistener %d 127.0.0.1\nprotocol websockets\nallow_anonymous true\npersistence false\n", folder, ep.Port)
 	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
 		t.Fatal(err)
 	}
