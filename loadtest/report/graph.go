@@ -152,9 +152,9 @@ func timeGraphs(r *result.Result, a *axis) []*graph {
 			{"errors", true, perSecond(func(row *result.Row) int64 { return row.Errors })},
 			{"begun late by the generator", true, perSecond(func(row *result.Row) int64 { return row.Late })},
 		}},
-		{"connack", "Connect to CONNACK", " ms", true, spread(func(row *result.Row) *result.Spread { return &row.Connack })},
-		{"puback", "Publish to acknowledgement", " ms", true, spread(func(row *result.Row) *result.Spread { return &row.Puback })},
-		{"e2e", "Publish to receipt", " ms", true, spread(func(row *result.Row) *result.Spread { return &row.E2E })},
+		{"connack", "Connect to CONNACK, ms", " ms", true, spread(func(row *result.Row) *result.Spread { return &row.Connack })},
+		{"puback", "Publish to acknowledgement, ms", " ms", true, spread(func(row *result.Row) *result.Spread { return &row.Puback })},
+		{"e2e", "Publish to receipt, ms", " ms", true, spread(func(row *result.Row) *result.Spread { return &row.E2E })},
 	}
 	var all []*graph
 	for i, p := range plans {
@@ -272,6 +272,8 @@ func label(v float64) string {
 		return fmt.Sprintf("%gM", v/1e6)
 	case v >= 1e4:
 		return fmt.Sprintf("%gk", v/1e3)
+	case v >= 1000:
+		return count(int64(math.Round(v)))
 	}
 	return fmt.Sprintf("%.3g", v)
 }
@@ -280,7 +282,7 @@ func label(v float64) string {
 // here every nine tenths, of what is left takes the same room.
 func distribution(r *result.Result) *graph {
 	const nines = 5.0 // to 99.999 %
-	g := &graph{Name: "percentiles", Title: "Latency by percentile, after the warm-up", Unit: " ms", log: true}
+	g := &graph{Name: "percentiles", Title: "Latency by percentile, ms", Unit: " ms", log: true}
 	var x [][]float64
 	for _, l := range result.Latencies() {
 		h := &r.Latency[l]

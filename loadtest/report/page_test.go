@@ -122,14 +122,14 @@ h3: Messages a second
   3 lines, 3 faults, warm-up 1, labelled
 h3: Errors a second
   2 lines, 3 faults, warm-up 1, labelled
-h3: Connect to CONNACK
+h3: Connect to CONNACK, ms
   3 lines, 3 faults, warm-up 1, labelled
-h3: Publish to acknowledgement
+h3: Publish to acknowledgement, ms
   3 lines, 3 faults, warm-up 1, labelled
-h3: Publish to receipt
+h3: Publish to receipt, ms
   3 lines, 3 faults, warm-up 1, labelled
 h2: Latencies
-h3: Latency by percentile, after the warm-up
+h3: Latency by percentile, ms
   7 lines, 0 faults, warm-up 0, labelled
 h2: Errors
 h2: Sessions lost: 1,000

@@ -43,6 +43,7 @@ func sample() *result.Result {
 		}
 		r.Count(result.Closed, began, gone)
 		connected -= gone
+		r.Connected(-gone)
 		for range gone {
 			r.Error("reset", began)
 		}

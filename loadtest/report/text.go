@@ -4,7 +4,7 @@
 //	err := report.Write(os.Stdout, "text", res) // or json, csv, html
 //	names, err := report.WriteHGRM("run.hgrm", res)
 //
-//	live := report.NewLive(os.Stderr, rec.Snapshot…)
+//	live := report.NewLive(os.Stderr, source, time.Minute) // source: func() *result.Result
 //	go live.Run(ctx)
 //
 //	exporter, err := report.Listen("127.0.0.1:9200", source)

@@ -152,7 +152,7 @@ func proven(r *result.Result) []fact {
 		}
 		add("Sessions", "%s lost, %s by no fault of the run; %s to another broker, %s with the home up", count(v.SessionsLost.Count),
 			count(v.SessionsLostUnexplained), plural(v.Moves.Count, "move"), count(v.MovesUnexplained))
-		for _, group := range slices.Sorted(maps.Keys(v.Messages)) {
+		for _, group := range groups(v.Messages) {
 			add("Messages", "%s: %s", group, messages(v.Messages[group]))
 		}
 	}
@@ -171,6 +171,19 @@ func proven(r *result.Result) []fact {
 		}
 	}
 	return all
+}
+
+// groups lists the groups of messages, those of the mesh first.
+func groups(all map[string]*result.Messages) []string {
+	return slices.SortedFunc(maps.Keys(all), func(a, b string) int {
+		rank := func(s string) int {
+			if strings.HasPrefix(s, "mesh") {
+				return 0
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a, b))
+	})
 }
 
 // messages tells what became of a group's messages: the good first, then only what there was.
@@ -210,7 +223,7 @@ func generator(r *result.Result) string {
 		return s
 	}
 	if g.Events > 0 && !g.Behind {
-		s += fmt.Sprintf(" (of %s %s late, the last by %s)", plural(g.Events, "event"), count(g.Late), brief(g.LagMax.Duration()))
+		s += fmt.Sprintf(" (%s of %s late; the longest lag is %s)", count(g.Late), plural(g.Events, "event"), brief(g.LagMax.Duration()))
 	}
 	s += fmt.Sprintf("; %s, %.1f s of CPU, %s of memory", plural2(g.Processes, "process", "processes"), g.CPUSeconds, size(g.RSS))
 	if n := r.Counters[result.Publishes] + r.Counters[result.Receives]; n > 0 && g.CPUSeconds > 0 {

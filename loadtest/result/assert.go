@@ -121,13 +121,21 @@ func (a Assertion) distance(actual float64) string {
 	}
 	share := ""
 	if a.bound != 0 && a.name.unit != percent {
-		share = fmt.Sprintf(" (%.3g %%)", 100*by/math.Abs(a.bound))
+		share = " (" + short(100*by/math.Abs(a.bound)) + " %)"
 	}
 	points := ""
 	if a.name.unit == percent {
 		points = " points"
 	}
 	return fmt.Sprintf("%s%s%s %s than %s", strings.TrimSuffix(a.name.unit.format(by), " %"), points, share, much, a.name.unit.format(a.bound))
+}
+
+// short writes three digits, or all that are before the point.
+func short(v float64) string {
+	if v >= 1000 && v < 1e15 {
+		return strconv.FormatFloat(v, 'f', 0, 64)
+	}
+	return strconv.FormatFloat(v, 'g', 3, 64)
 }
 
 // Judge evaluates all assertions and keeps their outcomes in r. It returns the number that failed.

@@ -75,7 +75,7 @@ func (g *Generator) judge(lag *Histogram, ran time.Duration) {
 	var why string
 	switch {
 	case g.Late*lateShare > g.Events:
-		why = fmt.Sprintf("%d of %d events (%.1f %%) began more than %v after their time, the last of them by %v",
+		why = fmt.Sprintf("%d of %d events (%.1f %%) began more than %v after their time, by up to %v",
 			g.Late, g.Events, g.LatePercent, LateBound, lag.Max().Round(time.Microsecond))
 	case lag.Max() > longestLag:
 		why = fmt.Sprintf("an event began %v after its time", lag.Max().Round(time.Millisecond))
