@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -26,19 +27,28 @@ func TestMosquitto(t *testing.T) {
 	}
 	l := listen(t)
 	ep := endpoint(t, WS, l.Addr().(*net.TCPAddr).AddrPort())
-	_ = l.Close()
-	folder := t.TempDir()
-	file := filepath.Join(folder, "mosquitto.conf")
+	second := listen(t)
+	other := endpoint(t, TCP, second.Addr().(*net.TCPAddr).AddrPort())
+	_, _ = l.Close(), second.Close()
+	file := filepath.Join(t.TempDir(), "mosquitto.conf")
 	// Mosquitto 2.0.11 ends at once if all its listeners are WebSocket's: the first is for nobody.
-	conf := fmt.Sprintf("listener 0 %s/socket\nlistener %d 127.0.0.1\nprotocol websockets\nallow_anonymous true\npersistence false\n", folder, ep.Port)
+	conf := fmt.Sprintf("listener %d 127.0.0.1\nlistener %d 127.0.0.1\nprotocol websockets\nallow_anonymous true\npersistence false\n", other.Port, ep.Port)
 	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	broker := exec.Command(program, "-c", file)
+	var said bytes.Buffer
+	broker.Stdout, broker.Stderr = &said, &said
 	if err := broker.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = broker.Process.Kill(); _ = broker.Wait() })
+	t.Cleanup(func() {
+		_ = broker.Process.Kill()
+		_ = broker.Wait()
+		if t.Failed() {
+			t.Logf("mosquitto said:\n%s", &said)
+		}
+	})
 
 	d := newDialer(t, Config{Linger: time.Second})
 	var c Conn
