@@ -103,12 +103,11 @@ func found(b *strings.Builder, r *result.Result) {
 			continue
 		}
 		fmt.Fprintf(b, "\n%s\n", l.Title)
-		for i, row := range l.Rows {
-			if i == shown {
-				break
-			}
-			fmt.Fprintf(b, "  %s\n", clean(strings.Join(row, "  ")))
+		rows := append([][]string{l.Head}, l.Rows[:min(len(l.Rows), shown)]...)
+		for i, row := range rows {
+			rows[i] = append([]string{" "}, row...)
 		}
+		columns(b, rows, func(int) bool { return true })
 		if more := l.Count - int64(min(len(l.Rows), shown)); more > 0 {
 			fmt.Fprintf(b, "  and %s more\n", count(more))
 		}
@@ -117,24 +116,34 @@ func found(b *strings.Builder, r *result.Result) {
 
 // table writes rows in columns: the first to the left, the others to the right.
 func table(b *strings.Builder, rows [][]string) {
+	columns(b, rows, func(column int) bool { return column == 0 })
+}
+
+// columns writes rows in columns, made fit for a terminal.
+func columns(b *strings.Builder, rows [][]string, left func(column int) bool) {
 	var widths []int
 	for _, row := range rows {
-		for i, cell := range row {
+		for i := range row {
+			row[i] = clean(row[i])
 			if i == len(widths) {
 				widths = append(widths, 0)
 			}
-			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+			widths[i] = max(widths[i], utf8.RuneCountInString(row[i]))
 		}
 	}
 	for _, row := range rows {
+		var line strings.Builder
 		for i, cell := range row {
 			space := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
-			if i == 0 {
-				b.WriteString(cell + space)
+			if i > 0 {
+				line.WriteString("  ")
+			}
+			if left(i) {
+				line.WriteString(cell + space)
 			} else {
-				b.WriteString("  " + space + cell)
+				line.WriteString(space + cell)
 			}
 		}
-		b.WriteByte('\n')
+		b.WriteString(strings.TrimRight(line.String(), " ") + "\n")
 	}
 }
