@@ -76,7 +76,7 @@ func inUse() uint64 {
 	return m.HeapInuse + m.StackInuse
 }
 
-// BenchmarkWrite is a message out, over WebSocket, to a server that discards.
+// BenchmarkWrite is a message of 128 bytes out, to a server that discards.
 func BenchmarkWrite(b *testing.B) {
 	for _, kind := range []Transport{TCP, TLS, WS, WSS, QUIC} {
 		b.Run(kind.String(), func(b *testing.B) {
