@@ -84,7 +84,7 @@ func (c *Client) take(at int64, p *mqtt.Packet) *Cause {
 			return nil
 		}
 	}
-	if p.Kind == mqtt.DISCONNECT && c.version == mqtt.V5 {
+	if p.Kind == mqtt.DISCONNECT { // for MQTT 5; but some servers say it to all
 		return &Cause{Stage: c.phase.stage(), Reason: ReasonDisconnected, Code: p.Code, Reference: string(p.ServerReference)}
 	}
 	return c.cause(ReasonProtocol, &unexpected{p.Kind})

@@ -163,6 +163,11 @@ var scripts = []struct {
 		r.told.expect(r, "closed session: disconnected 0x8e")
 		p.expectEnd("eof")
 	}},
+	{name: "the server disconnects, in MQTT 3", run: func(r *rig) {
+		r.con.Version = mqtt.V311
+		r.connect().send(0xe0, 2, 0x8e, 0)
+		r.told.expect(r, "closed session: disconnected 0x8e")
+	}},
 	{name: "a last message, and the end", run: func(r *rig) {
 		p := r.connect()
 		p.sendPublish("t", "last", 0, 0, false)

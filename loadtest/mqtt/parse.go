@@ -110,7 +110,7 @@ func (p *Packet) parseDisconnect(v Version) error {
 	if v != V5 && p.Kind == AUTH {
 		return p.malformed("before version 5") // §2.1.2 of 3.1.1: reserved
 	}
-	if v == V5 && len(c.b) > 0 { // §3.14.2.1: both may be missing
+	if len(c.b) > 0 && (v == V5 || p.Kind == DISCONNECT) { // §3.14.2.1: both may be missing; servers that say it to MQTT 3 say it thus
 		p.Code = c.byte()
 		if len(c.b) > 0 {
 			c.properties(p.Kind, p)
