@@ -226,7 +226,11 @@ func generator(r *result.Result) string {
 		s += fmt.Sprintf(" (%s of %s late; the longest lag is %s)", count(g.Late), plural(g.Events, "event"), brief(g.LagMax.Duration()))
 	}
 	s += fmt.Sprintf("; %s, %.1f s of CPU, %s of memory", plural2(g.Processes, "process", "processes"), g.CPUSeconds, size(g.RSS))
-	if n := r.Counters[result.Publishes] + r.Counters[result.Receives]; n > 0 && g.CPUSeconds > 0 {
+	n := int64(0) // the warm-up cost CPU too
+	for _, c := range []*result.Counters{&r.Counters, &r.Warmup.Counters} {
+		n += c[result.Publishes] + c[result.Receives]
+	}
+	if n > 0 && g.CPUSeconds > 0 {
 		s += fmt.Sprintf(", %.1f µs of CPU a message", 1e6*g.CPUSeconds/float64(n))
 	}
 	return s
