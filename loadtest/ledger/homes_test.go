@@ -127,8 +127,13 @@ func TestHomes(t *testing.T) {
 				c.Met(at(1, Unasked, a))
 				c.Met(at(2, Kept, "")) // still a
 				c.Met(at(3, Kept, a))
+				c.Met(at(4, Kept, ""))
+				c.Met(at(5, Unasked, b)) // not a
 			},
-			HomesReport{Connects: 3, Reconnects: 2, Judged: 2, Sticky: 2},
+			HomesReport{
+				Connects: 5, Reconnects: 4, Judged: 4, Sticky: 3, MovesTotal: 1, MovesUnexplained: 1,
+				Moves: []Move{{"c", a, b, 5, Unexplained}},
+			},
 		},
 		"sources disagree": {
 			0, func(_ *Homes, c *Home) {

@@ -179,6 +179,33 @@ func TestLostSession(t *testing.T) {
 	}
 }
 
+// TestLostSessionsAtTheirEdges: a hole that is noticed by the first delivery of a life belongs to that life; and sessions that are lost
+// while nothing happens leave nothing in the books.
+func TestLostSessionsAtTheirEdges(t *testing.T) {
+	books, s, f := pair(Config{}, 1, 3)
+	receive(f, 1)
+	f.Offline(10 * ms)
+	f.Online(20 * ms)
+	f.Received(3, false, 0, 20*ms) // 2 may still come
+	f.Offline(30 * ms)
+	f.Online(40 * ms)
+	f.SessionLost()
+	f.Subscribed(s.Last() + 1)
+	if c, want := books.Settle(100*ms, nil).Messages(), (Counts{Sent: 3, Acked: 3, Expected: 3, Received: 2, LostWithSession: 1}); c != want {
+		t.Errorf("got  %+v\nwant %+v", c, want)
+	}
+	kept := len(f.regions)
+	for i := range int64(100) {
+		f.Offline((50 + i) * ms)
+		f.SessionLost()
+		f.Online((50 + i) * ms)
+		f.Subscribed(s.Last() + 1)
+	}
+	if len(f.regions) != kept {
+		t.Errorf("%d regions are kept, before it were %d", len(f.regions), kept)
+	}
+}
+
 func TestUnsubscribed(t *testing.T) {
 	books, s, f := pair(Config{}, 1, 3)
 	receive(f, 2) // 1 is lost, 3 on its way
