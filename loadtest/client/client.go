@@ -67,6 +67,8 @@ type Client struct {
 	keepAlive  uint16
 	window     uint16 // the broker's Receive Maximum
 	packetMax  uint32 // the broker's Maximum Packet Size; 0: none
+	begun      int64  // when the driver began to connect
+	ready      int64  // when the transport could carry the CONNECT
 	quiet      int64  // when the client sent last, as the sweep saw it
 	due        int64  // when the server's patience ends: for a dial, a CONNACK, a PINGRESP
 	reader     mqtt.Reader
@@ -96,6 +98,14 @@ func (p phase) stage() Stage {
 type link interface {
 	flush() // write the client's queue, as far as the transport takes it
 	stop()  // the client is leaving: see Client.why
+}
+
+// Stamps tells when the engine began to connect, some time after Open where very many clients are opened at once, and when the transport
+// with all its handshakes was ready for the CONNECT. It is for OnConnack and OnClosed; a connection that did not come so far has zero.
+func (c *Client) Stamps() (begun, ready int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.begun, c.ready
 }
 
 // remnant is an abandoned connection.

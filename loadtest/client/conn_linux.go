@@ -47,12 +47,8 @@ const (
 
 // open begins to connect.
 func (k *conn) open(ep *wire.Endpoint) {
-	c := k.client
-	c.calls.Lock() // the earlier connection's OnClosed returns first
-	//lint:ignore SA2001 that is all
-	c.calls.Unlock()
 	k.ep = ep
-	if c.leaving.Load() {
+	if !k.client.dials(pace.Now() + int64(k.loop.engine.cfg.DialTimeout)) {
 		k.fail(Cause{})
 		return
 	}
@@ -113,8 +109,7 @@ func (k *conn) connected() {
 	c, cfg := k.client, &k.loop.engine.cfg
 	c.mu.Lock()
 	k.state = up
-	c.phase = greeting
-	c.due = pace.Now() + int64(cfg.ConnackTimeout)
+	c.greets()
 	if cfg.Dialer.HasPrelude() && !c.leaving.Load() {
 		b := newBuffer(256 + len(c.out.b))
 		b.b = cfg.Dialer.AppendPrelude(b.b, localAddr(int(k.fd)), k.ep.Addr)

@@ -28,7 +28,6 @@ import (
 	"time"
 
 	"github.com/limpet-mesh/limpet/loadtest/mqtt"
-	"github.com/limpet-mesh/limpet/loadtest/pace"
 	"github.com/limpet-mesh/limpet/loadtest/wire"
 )
 
@@ -184,7 +183,7 @@ func (e *Engine) Open(c *Client, ep *wire.Endpoint, con *mqtt.Connect) error {
 	c.reader = mqtt.Reader{Version: con.Version, Max: e.cfg.MaxPacket}
 	c.leaving.Store(false)
 	c.phase = dialing
-	c.due = pace.Now() + int64(e.cfg.DialTimeout)
+	c.begun, c.ready = 0, 0
 	c.out = newBuffer(64 + len(con.ID))
 	c.out.b = con.Append(c.out.b)
 	if old := c.left; old != nil {

@@ -6,10 +6,29 @@ import (
 	"slices"
 
 	"github.com/limpet-mesh/limpet/loadtest/mqtt"
+	"github.com/limpet-mesh/limpet/loadtest/pace"
 	"github.com/limpet-mesh/limpet/loadtest/wire"
 )
 
 // The methods of this file are called by the driver that owns the connection, one at a time.
+
+// dials notes that the driver begins to connect, and when it must be done; false if the client is leaving already.
+func (c *Client) dials(due int64) bool {
+	c.calls.Lock() // the earlier connection's OnClosed returns first
+	//lint:ignore SA2001 that is all
+	c.calls.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.begun, c.due = pace.Now(), due
+	return !c.leaving.Load()
+}
+
+// greets is called with c.mu held when the transport carries bytes: the CONNECT, which is queued since Open, may go.
+func (c *Client) greets() {
+	c.phase = greeting
+	c.ready = pace.Now()
+	c.due = c.ready + int64(c.engine.cfg.ConnackTimeout)
+}
 
 // begin opens a turn: until finish, what the client sends is gathered.
 func (c *Client) begin() {

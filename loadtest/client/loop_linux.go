@@ -209,9 +209,10 @@ func (l *loop) openSome() {
 		l.enter(m.conn)
 		m.conn.open(m.open)
 	}
-	rest := copy(l.opens, l.opens[n:])
-	clear(l.opens[rest:])
-	l.opens = l.opens[:rest]
+	clear(l.opens[:n])
+	if l.opens = l.opens[n:]; len(l.opens) == 0 {
+		l.opens = nil
+	}
 }
 
 // enter gives k a slot.
@@ -234,7 +235,7 @@ func (l *loop) readAgain() {
 	n := len(l.again)
 	for _, k := range l.again[:n] {
 		k.queued = false
-		if k.state == up {
+		if k.state == up && !k.full {
 			k.read()
 		}
 	}

@@ -280,6 +280,15 @@ func (p *peer) next() (*mqtt.Packet, error) {
 	}
 }
 
+func (p *peer) must() *mqtt.Packet {
+	p.Helper()
+	got, err := p.next()
+	if err != nil {
+		p.Fatal(err)
+	}
+	return got
+}
+
 func (p *peer) expect(k mqtt.Kind) *mqtt.Packet {
 	p.Helper()
 	got, err := p.next()

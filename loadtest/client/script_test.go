@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -423,6 +424,65 @@ var scripts = []struct {
 		}
 		r.publish(0, "t", "after", 0)
 		p.expectPublish("t", "after", 0, false)
+	}},
+	{name: "a server that does not read is not read", run: func(r *rig) {
+		told := &meter{}
+		r.client.Handler = told
+		r.open()
+		p := r.accept()
+		p.send(0x20, 3, 0, 0, 0)
+		var batch []byte
+		for i := range 8000 {
+			batch = mqtt.AppendPublish(batch, mqtt.V5, &mqtt.Publish{Topic: []byte("t"), QoS: 1, ID: uint16(i + 1)})
+		}
+		sent := 0 // bytes of batches, until all buffers between here and the client are full
+		for {
+			if err := p.SetWriteDeadline(time.Now().Add(300 * time.Millisecond)); err != nil {
+				r.Fatal(err)
+			}
+			n, err := p.Write(batch[sent%len(batch):])
+			sent += n
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				break
+			}
+			if err != nil {
+				r.Fatal(err)
+			}
+			if sent > 1<<30 {
+				r.Fatal("it reads for ever")
+			}
+		}
+		r.client.mu.Lock()
+		queued := 0
+		if r.client.out != nil {
+			queued = len(r.client.out.b)
+		}
+		r.client.mu.Unlock()
+		if queued <= stopReading || queued > stopReading+256<<10 {
+			r.Errorf("%d bytes are queued", queued)
+		}
+		if r.ep.Transport != wire.TCP {
+			return // a TLS connection is of no use after a write that was cut
+		}
+		written := make(chan error, 1)
+		go func() { // the rest, from the message that was cut on, and a mark
+			rest := mqtt.AppendAck(bytes.Clone(batch[sent%len(batch):]), mqtt.V5, mqtt.PUBREL, 1, 0)
+			err := p.SetWriteDeadline(time.Now().Add(patience))
+			if err == nil {
+				_, err = p.Write(rest)
+			}
+			written <- err
+		}()
+		want, acked := (sent/len(batch)+1)*8000, 0
+		for p.must().Kind == mqtt.PUBACK {
+			acked++
+		}
+		if err := <-written; err != nil {
+			r.Fatal(err)
+		}
+		if got := int(told.received.Load()); acked != want || got != want {
+			r.Errorf("%d messages sent, %d told, %d acknowledged", want, got, acked)
+		}
 	}},
 	{name: "a PROXY header", dial: wire.Config{Proxy: true}, run: func(r *rig) {
 		if r.ep.Transport != wire.TCP {

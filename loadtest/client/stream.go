@@ -47,7 +47,6 @@ func newStream(e *Engine, c *Client, ep *wire.Endpoint) *stream {
 	s := &stream{engine: e, client: c, ep: ep, part: e.next.Add(1) % sweepParts, room: make(chan struct{}, 1)}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.write = s.writeOut
-	c.due = never // the Dialer bounds a dial
 	return s
 }
 
@@ -55,9 +54,7 @@ func newStream(e *Engine, c *Client, ep *wire.Endpoint) *stream {
 func (s *stream) run() {
 	defer s.engine.work.Done()
 	c := s.client
-	c.calls.Lock() // the earlier connection's OnClosed returns first
-	//lint:ignore SA2001 that is all
-	c.calls.Unlock()
+	c.dials(never) // the Dialer bounds it; one that is leaving has cancelled it
 
 	conn, cause := s.dial()
 	if conn == nil {
@@ -117,8 +114,7 @@ func (s *stream) dial() (wire.Conn, Cause) {
 		return nil, Cause{}
 	}
 	s.conn = conn
-	c.phase = greeting
-	c.due = pace.Now() + int64(s.engine.cfg.ConnackTimeout)
+	c.greets()
 	s.flush()
 	return conn, Cause{}
 }
@@ -179,11 +175,11 @@ func (s *stream) writeOut() {
 		c.mu.Unlock()
 		_, err = s.conn.Write(b.b)
 		b.release()
-		select {
-		case s.room <- struct{}{}:
-		default:
-		}
+		s.roomier()
 		c.mu.Lock()
+	}
+	if err != nil && s.failed == nil { // told by the one who knows why: the reader finds a connection that was closed here
+		s.failed = c.cause(wire.Reason(err), err)
 	}
 	part := c.link == s && c.leaving.Load() && (c.why == ReasonDisconnect || c.why == ReasonEnd)
 	if !part {
@@ -197,6 +193,14 @@ func (s *stream) writeOut() {
 		_ = s.conn.Abort() // the reader is told
 	case part:
 		_ = s.conn.Close()
+	}
+	s.roomier() // for a reader that saw this still at work
+}
+
+func (s *stream) roomier() {
+	select {
+	case s.room <- struct{}{}:
+	default:
 	}
 }
 
@@ -213,10 +217,7 @@ func (s *stream) stop() {
 		_ = s.conn.SetWriteDeadline(time.Now().Add(partTimeout))
 		s.flush()
 	}
-	select {
-	case s.room <- struct{}{}:
-	default:
-	}
+	s.roomier()
 }
 
 // end is what the engine's end does to a stream.
