@@ -120,8 +120,8 @@ func (f *Flow) turn(from uint64, to standing) {
 	}
 	if from > last.from {
 		f.regions = append(f.regions, region{from, to})
-	} else if last.standing = to; len(f.regions) > 1 && f.regions[len(f.regions)-2].standing == to {
-		f.regions = f.regions[:len(f.regions)-1]
+	} else {
+		last.standing = to
 	}
 }
 

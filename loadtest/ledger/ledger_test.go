@@ -206,6 +206,18 @@ func TestLostSessionsAtTheirEdges(t *testing.T) {
 	}
 }
 
+// TestHistoryStays: what became of a message is not changed by what the subscriber does later.
+func TestHistoryStays(t *testing.T) {
+	books, s, f := pair(Config{}, 1, 1)
+	f.SessionLost()
+	f.Subscribed(s.Last() + 1)
+	f.SessionLost()
+	f.Unsubscribed()
+	if c, want := books.Settle(100, nil).Messages(), (Counts{Sent: 1, Acked: 1, Expected: 1, LostWithSession: 1}); c != want {
+		t.Errorf("got  %+v\nwant %+v", c, want)
+	}
+}
+
 func TestUnsubscribed(t *testing.T) {
 	books, s, f := pair(Config{}, 1, 3)
 	receive(f, 2) // 1 is lost, 3 on its way
