@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/limpet-mesh/limpet/loadtest/result"
@@ -16,8 +17,10 @@ const second = int64(time.Second)
 const hostile = `<img src=x onerror="alert(1)">` + "\x1b[2J\u202e</script>'"
 
 // sample is a realistic result: ten minutes of verify with a broker killed, etcd stopped and an edge frozen. The same
-// seed gives the same result.
-func sample() *result.Result {
+// seed gives the same result, made once; everybody gets a copy.
+func sample() *result.Result { return makeSample().Clone() }
+
+var makeSample = sync.OnceValue(func() *result.Result {
 	dice := rand.New(rand.NewPCG(7, 11))
 	r := result.NewRecorder(result.Config{Wall: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), Warmup: 15 * time.Second})
 	faults := []result.Fault{
@@ -119,7 +122,7 @@ func sample() *result.Result {
 	}
 	res.Judge(all)
 	return res
-}
+})
 
 // dangerous is a result in which every text comes from an enemy.
 func dangerous() *result.Result {

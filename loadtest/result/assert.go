@@ -41,6 +41,15 @@ var operators = []string{">=", "<=", "==", "!=", ">", "<"}
 // String returns the assertion as it was written.
 func (a Assertion) String() string { return a.text }
 
+// MarshalText writes an assertion as it was written; with UnmarshalText one in JSON or YAML is a line of text.
+func (a Assertion) MarshalText() ([]byte, error) { return []byte(a.text), nil }
+
+// UnmarshalText reads an assertion as ParseAssertion does.
+func (a *Assertion) UnmarshalText(text []byte) (err error) {
+	*a, err = ParseAssertion(string(text))
+	return err
+}
+
 // ParseAssertion reads one assertion. Its errors name the column (from 1) and what may have been meant.
 func ParseAssertion(text string) (Assertion, error) {
 	if len(text) > maxAssertion {
