@@ -172,10 +172,10 @@ func (s *stream) writeOut() {
 	for err == nil && c.link == s && c.out != nil {
 		b := c.out
 		c.out = nil
+		s.roomier()
 		c.mu.Unlock()
 		_, err = s.conn.Write(b.b)
 		b.release()
-		s.roomier()
 		c.mu.Lock()
 	}
 	if err != nil && s.failed == nil { // told by the one who knows why: the reader finds a connection that was closed here
