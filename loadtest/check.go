@@ -16,84 +16,122 @@ const (
 	maxClients = 10_000_000
 	maxPayload = 1 << 20
 	maxLives   = 1_000_000
+	maxSources = 4096
 )
 
-// Check says what of the plan cannot be run. Its errors wrap ErrPlan, and name the field as it is written in YAML. Files and names are looked
-// at by Run.
+// Check says what of the plan cannot be run. Its errors are a *PlanError, which names the field as it is written in YAML. Certificates and
+// host names are looked at by Run.
 func (p *Plan) Check() error {
 	if len(p.Endpoints) == 0 {
-		return planError("endpoints: expected at least one, such as mqtt://127.0.0.1:1883")
+		return planError("endpoints", "expected at least one, such as mqtt://127.0.0.1:1883")
 	}
 	if err := checkEndpoints("endpoints", p.Endpoints); err != nil {
 		return err
 	}
-	if !slices.Contains([]string{"", "random", "round-robin"}, p.Choose) {
-		return planError("choose: expected random or round-robin, found %q", p.Choose)
+	if err := oneOf("choose", p.Choose, "", "random", "round-robin"); err != nil {
+		return err
 	}
-	if !slices.Contains([]string{"", "ip", "ip4", "ip6"}, p.Network) {
-		return planError("network: expected ip, ip4 or ip6, found %q", p.Network)
+	if err := oneOf("network", p.Network, "", "ip", "ip4", "ip6"); err != nil {
+		return err
 	}
-	for _, s := range p.Sources {
-		if _, err := netip.ParseAddr(s); err != nil {
-			return planError("sources: %q is no IP address", s)
-		}
+	if err := p.checkWire(); err != nil {
+		return err
 	}
-	if (p.TLS.Cert == "") != (p.TLS.Key == "") {
-		return planError("tls: cert and key go together")
-	}
-	if p.Warmup < 0 || p.Duration < 0 || p.Settle < 0 {
-		return planError("a duration below zero")
+	if err := notNegative("warmup", p.Warmup, "duration", p.Duration, "settle", p.Settle); err != nil {
+		return err
 	}
 	if p.Duration > 0 && p.Warmup >= p.Duration {
-		return planError("warmup: %v leaves nothing of duration %v to measure", p.Warmup, p.Duration)
+		return planError("warmup", "%v leaves nothing of the duration %v to measure", p.Warmup, p.Duration)
 	}
 	if len(p.Fleets) == 0 && p.Verify == nil && p.Race == nil {
-		return planError("nobody to run: expected fleets, verify or race")
+		return planError("", "nobody to run: expected fleets, verify or race")
+	}
+	if len(p.Fleets) > maxFleets {
+		return planError("fleets", "expected at most %d, found %d", maxFleets, len(p.Fleets))
 	}
 	for i := range p.Fleets {
 		if err := p.Fleets[i].check(); err != nil {
-			return fmt.Errorf("%w (fleets[%d] %s)", err, i, p.Fleets[i].Name)
+			return within(fmt.Sprintf("fleets[%d]", i), err)
 		}
 	}
 	if err := p.Verify.check(); err != nil {
-		return err
+		return within("verify", err)
 	}
 	if err := p.Race.check(); err != nil {
-		return err
+		return within("race", err)
 	}
 	if len(p.Faults) > 0 {
 		faults := fault.Plan{Faults: p.Faults, State: p.State}
 		if err := faults.Check(); err != nil {
-			return fmt.Errorf("%w: faults: %w", ErrPlan, err)
+			return planError("faults", "%s", strings.TrimPrefix(err.Error(), "fault: "))
 		}
 	}
 	return nil
 }
 
+// maxFleets is what the numbers of publishers in headers have room for.
+const maxFleets = 256
+
+func (p *Plan) checkWire() error {
+	if len(p.Sources) > maxSources {
+		return planError("sources", "expected at most %d, found %d", maxSources, len(p.Sources))
+	}
+	for i, s := range p.Sources {
+		if a, err := netip.ParseAddr(s); err != nil || a.IsUnspecified() || a.IsMulticast() {
+			return planError(fmt.Sprintf("sources[%d]", i), "expected an IP address of this machine, found %q", s)
+		}
+	}
+	if (p.TLS.Cert == "") != (p.TLS.Key == "") {
+		return planError("tls", "expected cert and key together")
+	}
+	return nil
+}
+
 func checkEndpoints(field string, all []string) error {
-	if _, err := wire.ParseAll(all, wire.TCP); err != nil {
-		return fmt.Errorf("%w: %s: %w", ErrPlan, field, err)
+	for i, s := range all {
+		if _, err := wire.Parse(s, wire.TCP); err != nil {
+			return planError(fmt.Sprintf("%s[%d]", field, i), "%s", strings.TrimPrefix(err.Error(), "wire: "))
+		}
+	}
+	return nil
+}
+
+// oneOf checks a member of a closed set; its empty one is not named.
+func oneOf(field, s string, set ...string) error {
+	if slices.Contains(set, s) {
+		return nil
+	}
+	set = slices.DeleteFunc(set, func(s string) bool { return s == "" })
+	return planError(field, "expected %s, found %q%s", among(set), s, meant(s, set))
+}
+
+// notNegative checks pairs of a field and its duration.
+func notNegative(pairs ...any) error {
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if d := pairs[i+1].(Duration); d < 0 {
+			return planError(pairs[i].(string), "expected no negative duration, found %v", d)
+		}
 	}
 	return nil
 }
 
 func checkClients(field string, n int) error {
 	if n < 1 || n > maxClients {
-		return planError("%s: expected 1 to %d, found %d", field, maxClients, n)
+		return planError(field, "expected 1 to %d, found %d", maxClients, n)
 	}
 	return nil
 }
 
-func checkQoS(field string, q byte) error {
-	if q > 2 {
-		return planError("%s: expected 0, 1 or 2, found %d", field, q)
+func checkQoS[T byte | int](field string, q T) error {
+	if q < 0 || q > 2 {
+		return planError(field, "expected 0, 1 or 2, found %d", q)
 	}
 	return nil
 }
 
-func checkVersion(v string) error {
+func checkVersion(field, v string) error {
 	if _, ok := parseVersion(v); !ok {
-		return planError("version: expected 3.1, 3.1.1 or 5, found %q", v)
+		return planError(field, "expected 3.1, 3.1.1 or 5, found %q", v)
 	}
 	return nil
 }
@@ -103,24 +141,24 @@ func checkRetry(name string) error {
 		return nil
 	}
 	if _, err := pace.ParseRetry(name); err != nil {
-		return fmt.Errorf("%w: retry: %w", ErrPlan, err)
+		return planError("retry", "%s", strings.TrimPrefix(err.Error(), "pace: "))
 	}
 	return nil
 }
 
 func checkSize(n int) error {
 	if n < 0 || n > maxPayload {
-		return planError("size: expected 0 to %d bytes, found %d", maxPayload, n)
+		return planError("size", "expected 0 to %d bytes, found %d", maxPayload, n)
 	}
 	return nil
 }
 
 func (s *Session) check() error {
-	if err := checkVersion(s.Version); err != nil {
+	if err := checkVersion("version", s.Version); err != nil {
 		return err
 	}
-	if s.Expiry < 0 {
-		return planError("expiry: below zero")
+	if err := notNegative("expiry", s.Expiry); err != nil {
+		return err
 	}
 	return checkRetry(s.Retry)
 }
@@ -129,89 +167,113 @@ func (f *Fleet) check() error {
 	if err := checkClients("clients", f.Clients); err != nil {
 		return err
 	}
+	if f.First < 0 {
+		return planError("first", "expected no negative number, found %d", f.First)
+	}
 	if err := f.Session.check(); err != nil {
 		return err
 	}
+	if err := notNegative("start", f.Start); err != nil {
+		return err
+	}
 	if f.ID != "" && !strings.Contains(f.ID, "%i") && f.Clients > 1 {
-		return planError("id: %q names %d clients alike: expected %%i in it", f.ID, f.Clients)
+		return planError("id", "%q names %d clients alike: expected %%i in it", f.ID, f.Clients)
 	}
-	for _, s := range f.Subscribe {
+	for i, s := range f.Subscribe {
+		at := fmt.Sprintf("subscribe[%d].", i)
 		if s.Filter == "" {
-			return planError("subscribe: an empty filter")
+			return planError(at+"filter", "expected a filter, such as sensors/#")
 		}
-		if err := checkQoS("subscribe.qos", s.QoS); err != nil {
+		if err := checkQoS(at+"qos", s.QoS); err != nil {
 			return err
 		}
 	}
-	if p := f.Publish; p != nil {
-		if p.Topic == "" || strings.ContainsAny(p.Topic, "+#\x00") {
-			return planError("publish.topic: %q: expected a topic without + and #", p.Topic) // [MQTT-3.3.2-2]
+	if err := f.Publish.check(); err != nil {
+		return within("publish", err)
+	}
+	if s := f.Storm; s != nil {
+		if s.Times < 0 {
+			return planError("storm.times", "expected no negative number, found %d", s.Times)
 		}
-		if p.Rate.String() == "" {
-			return planError("publish.rate: expected a schedule, such as 1000/s")
-		}
-		if err := checkQoS("publish.qos", p.QoS); err != nil {
-			return err
-		}
-		if err := checkSize(p.Size); err != nil {
-			return err
-		}
+		return within("storm", notNegative("at", s.At, "every", s.Every))
 	}
 	return nil
+}
+
+func (p *Publishing) check() error {
+	if p == nil {
+		return nil
+	}
+	if p.Topic == "" || strings.ContainsAny(p.Topic, "+#\x00") {
+		return planError("topic", "expected a topic without + and #, found %q", p.Topic) // [MQTT-3.3.2-2]
+	}
+	if p.Rate.String() == "" {
+		return planError("rate", "expected a schedule, such as 1000/s")
+	}
+	if err := checkQoS("qos", p.QoS); err != nil {
+		return err
+	}
+	if err := notNegative("start", p.Start); err != nil {
+		return err
+	}
+	return checkSize(p.Size)
 }
 
 func (v *Verify) check() error {
 	if v == nil {
 		return nil
 	}
-	if err := checkClients("verify.clients", v.Clients); err != nil {
+	if err := checkClients("clients", v.Clients); err != nil {
 		return err
 	}
 	if v.Lives < 0 || v.Lives > maxLives {
-		return planError("verify.lives: expected 1 to %d, found %d", maxLives, v.Lives)
+		return planError("lives", "expected 1 to %d, found %d", maxLives, v.Lives)
 	}
-	for _, d := range v.Drop {
-		if !slices.Contains(drops, d) {
-			return planError("verify.drop: expected %s, found %q", strings.Join(drops, ", "), d)
-		}
+	if v.Feeders < 0 || v.Feeders > maxClients {
+		return planError("feeders", "expected 1 to %d, found %d", maxClients, v.Feeders)
 	}
-	for _, q := range v.QoS {
-		if err := checkQoS("verify.qos", q); err != nil {
-			return err
-		}
-	}
-	for _, version := range v.Versions {
-		if err := checkVersion(version); err != nil {
-			return err
-		}
-	}
-	if err := checkIdentity("verify.identity", v.Identity); err != nil {
+	if err := notNegative("up", v.Up, "down", v.Down, "late", v.Late); err != nil {
 		return err
 	}
-	if slices.Contains(v.Identity, "admin") && len(v.Admin) == 0 {
-		return planError("verify.identity: admin needs the edges' admin addresses (admin)")
+	for i, d := range v.Drop {
+		if err := oneOf(fmt.Sprintf("drop[%d]", i), d, drops...); err != nil {
+			return err
+		}
+	}
+	for i, q := range v.QoS {
+		if err := checkQoS(fmt.Sprintf("qos[%d]", i), q); err != nil {
+			return err
+		}
+	}
+	for i, version := range v.Versions {
+		if err := checkVersion(fmt.Sprintf("versions[%d]", i), version); err != nil {
+			return err
+		}
+	}
+	if err := checkIdentity(v.Identity); err != nil {
+		return err
 	}
 	if err := checkSize(v.Size); err != nil {
 		return err
 	}
 	if v.Size > 0 && v.Size < HeaderSize {
-		return planError("verify.size: expected at least %d bytes: a message must say which one it is", HeaderSize)
+		return planError("size", "expected at least %d bytes, so that a message can say which one it is, found %d", HeaderSize, v.Size)
 	}
 	if err := checkRetry(v.Retry); err != nil {
 		return err
 	}
-	return checkEndpoints("verify.control", v.Control)
+	return checkEndpoints("control", v.Control)
 }
 
 var (
 	drops      = []string{"clean", "abrupt", "half-open"}
-	identities = []string{"session-present", "topic", "admin"}
+	identities = []string{"session-present", "topic"}
 )
 
-func checkIdentity(field string, all []string) error {
-	for _, s := range all {
-		if !slices.Contains(identities, s) {
-			return planError("%s: expected %s, found %q", field, strings.Join(identities, ", "), s)
+func checkIdentity(all []string) error {
+	for i, s := range all {
+		if err := oneOf(fmt.Sprintf("identity[%d]", i), s, identities...); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -221,11 +283,8 @@ func (r *Race) check() error {
 	if r == nil {
 		return nil
 	}
-	if err := checkClients("race.pairs", r.Pairs); err != nil {
+	if err := checkClients("pairs", r.Pairs); err != nil {
 		return err
 	}
-	if r.Gap < 0 {
-		return planError("race.gap: below zero")
-	}
-	return checkIdentity("race.identity", r.Identity)
+	return notNegative("gap", r.Gap)
 }

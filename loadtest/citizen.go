@@ -65,7 +65,7 @@ func newCitizen(g *group, number int, where func(*rand.Rand) *wire.Endpoint, s *
 	v := g.v
 	session := Session{Version: v.spec.Versions[number/len(v.spec.QoS)%len(v.spec.Versions)], Keep: 30 * time.Second}
 	c := &citizen{
-		group: g, number: number, id: fmt.Sprintf("limpet-%08x-%d", v.run.id, number), speech: session.speech(), where: where,
+		group: g, number: number, id: fmt.Sprintf("limpet-citizen-%08x-%d", v.run.id, number), speech: session.speech(), where: where,
 		rand: v.run.rand(uint64(number)), stream: s, planned: true,
 	}
 	c.home = g.homes.Client(c.id)
@@ -97,7 +97,7 @@ func (c *citizen) connect(intended int64) {
 	endpoint := c.where(c.rand)
 	con := c.speech.connect(c.number, c.id)
 	c.Unlock()
-	r.rec.Count(result.ConnectsStarted, now, 1)
+	r.started(now)
 	if err := r.engine.Open(&c.Client, endpoint, &con); err != nil {
 		r.rec.Error("other", now)
 	}
@@ -108,14 +108,11 @@ func (c *citizen) OnConnack(_ *client.Client, at int64, a *mqtt.Connack) {
 	r := c.group.v.run
 	c.Lock()
 	defer c.Unlock()
-	r.rec.Connack.Record(c.intended, c.sent, at)
-	r.rec.Count(result.Connects, at, 1)
-	r.rec.Connected(1)
+	r.accepted(c.intended, c.sent, at, a)
 	c.up = at
 	m := &ledger.Meeting{At: at, Presence: ledger.Unasked}
 	switch {
 	case a.SessionPresent:
-		r.rec.Count(result.SessionsPresent, at, 1)
 		m.Presence = ledger.Kept
 	case c.session:
 		m.Presence, c.listens = ledger.Gone, false
@@ -195,7 +192,7 @@ func (c *citizen) drop() {
 func (c *citizen) finish() {
 	if !c.done {
 		c.done = true
-		c.group.v.run.work.Done()
+		c.group.v.run.work.done()
 	}
 }
 
@@ -257,25 +254,17 @@ func (c *citizen) OnClosed(_ *client.Client, at int64, cause client.Cause) {
 	up := c.up
 	c.up = 0
 	c.met("") // its name never came
-	if up != 0 {
-		r.rec.Connected(-1)
-		if c.flow != nil {
-			c.flow.Offline(at)
-		}
+	if up != 0 && c.flow != nil {
+		c.flow.Offline(at)
 	}
+	r.ended(at, &cause, up != 0)
 	if cause.Own() {
 		if c.state == away && cause.Reason != client.ReasonEnd {
-			r.rec.Count(result.Disconnects, at, 1)
 			r.agenda.at(at+c.around(v.spec.Down), c)
 		}
 		return
 	}
-	r.rec.Error(cause.Reason, at)
-	if cause.Reason == client.ReasonRefusal {
-		r.rec.Count(result.Refusals, at, 1)
-	}
 	if up != 0 {
-		r.rec.Count(result.Closed, at, 1)
 		if c.outage.begin == 0 {
 			if f, ok := r.faults.blame(at); ok {
 				c.outage = outage{fault: f, begin: f.Begin}

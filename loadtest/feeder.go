@@ -68,7 +68,7 @@ func (f *feeder) act(at int64) {
 	endpoint := f.where(f.rand)
 	f.Unlock()
 	con := mqtt.Connect{Version: mqtt.V311, ID: f.id, KeepAlive: 30}
-	r.rec.Count(result.ConnectsStarted, now, 1)
+	r.started(now)
 	if err := r.engine.Open(&f.Client, endpoint, &con); err != nil {
 		r.rec.Error("other", now)
 	}
@@ -79,9 +79,7 @@ func (f *feeder) OnConnack(_ *client.Client, at int64, a *mqtt.Connack) {
 	r := f.group.v.run
 	f.Lock()
 	defer f.Unlock()
-	r.rec.Connack.Record(f.intended, f.sent, at)
-	r.rec.Count(result.Connects, at, 1)
-	r.rec.Connected(1)
+	r.accepted(f.intended, f.sent, at, a)
 	f.up = at
 	for _, s := range f.streams {
 		if f.session && !a.SessionPresent {
@@ -193,17 +191,15 @@ func (f *feeder) OnClosed(_ *client.Client, at int64, cause client.Cause) {
 	up := f.up
 	f.up = 0
 	if up != 0 {
-		r.rec.Connected(-1)
 		for _, s := range f.streams {
 			s.Offline(at)
 		}
 	}
+	r.ended(at, &cause, up != 0)
 	if cause.Own() {
 		return
 	}
-	r.rec.Error(cause.Reason, at)
 	if up != 0 {
-		r.rec.Count(result.Closed, at, 1)
 		f.attempt = f.group.v.retry.After(f.attempt, time.Duration(at-up))
 	} else {
 		f.attempt++

@@ -172,7 +172,7 @@ func (f *fleet) begin() (finite bool) {
 			f.devices[i].sender = &sender{topic: []byte(expand(p.Topic, number, f.id(i)))}
 		}
 		if finite {
-			r.work.Add(1)
+			r.work.add(1)
 		}
 		r.pacers.Go(func() {
 			var pacer pace.Pacer
@@ -181,7 +181,7 @@ func (f *fleet) begin() (finite bool) {
 				f.devices[i%n].publish(intended)
 			})
 			if finite {
-				r.work.Done()
+				r.work.done()
 			}
 		})
 	}
@@ -234,9 +234,9 @@ func (f *fleet) storm(s *Storm, last int64) (finite bool) {
 	if spec.String() == "" {
 		spec = mustSchedule("burst 1000000000")
 	}
-	r.work.Add(1)
+	r.work.add(1)
 	r.pacers.Go(func() {
-		defer r.work.Done()
+		defer r.work.done()
 		for k := range times {
 			begin := at + int64(k)*int64(s.Every)
 			if !r.sleepUntil(begin) {
@@ -296,7 +296,7 @@ func (d *device) connect(intended int64) {
 	con := d.fleet.speech.connect(number, d.fleet.id(int(d.local)))
 	now := d.sent
 	d.mu.Unlock()
-	r.rec.Count(result.ConnectsStarted, now, 1)
+	r.started(now)
 	if err := r.engine.Open(&d.Client, r.choose.Next(), &con); err != nil {
 		r.rec.Error("other", now)
 	}
@@ -315,12 +315,7 @@ func (d *device) OnConnack(_ *client.Client, at int64, a *mqtt.Connack) {
 	r := d.fleet.run
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	r.rec.Connack.Record(d.intended, d.sent, at)
-	r.rec.Count(result.Connects, at, 1)
-	r.rec.Connected(1)
-	if a.SessionPresent {
-		r.rec.Count(result.SessionsPresent, at, 1)
-	}
+	r.accepted(d.intended, d.sent, at, a)
 	d.up, d.session = at, d.fleet.speech.lasts()
 	if a.SessionPresent || len(d.fleet.spec.Subscribe) == 0 {
 		d.open()
@@ -511,19 +506,11 @@ func (d *device) OnClosed(_ *client.Client, at int64, cause client.Cause) {
 	defer d.mu.Unlock()
 	up := d.up
 	d.up, d.ready, d.waits = 0, false, 0
-	if up != 0 {
-		r.rec.Connected(-1)
-	}
+	r.ended(at, &cause, up != 0)
 	if cause.Own() {
-		r.rec.Count(result.Disconnects, at, 1)
 		return
 	}
-	r.rec.Error(cause.Reason, at)
-	if cause.Reason == client.ReasonRefusal {
-		r.rec.Count(result.Refusals, at, 1)
-	}
 	if up != 0 {
-		r.rec.Count(result.Closed, at, 1)
 		if d.outage.begin == 0 {
 			if f, ok := r.faults.blame(at); ok {
 				d.outage = outage{fault: f, begin: f.Begin}

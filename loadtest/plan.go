@@ -3,6 +3,7 @@ package loadtest
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/limpet-mesh/limpet/loadtest/fault"
@@ -73,7 +74,7 @@ type Fleet struct {
 	Storm     *Storm         `yaml:"storm,omitempty" json:"storm,omitempty"`
 }
 
-// Duration is a time.Duration that reads and writes as text.
+// Duration is written as text in YAML, and as nanoseconds in JSON.
 type Duration = time.Duration
 
 // Subscription is a filter; %i and %c in it are the client's number and ID.
@@ -111,24 +112,34 @@ type Verify struct {
 	Drop     []string  `yaml:"drop,omitempty" json:"drop,omitempty"`       // how lives end: clean, abrupt, half-open; empty: all
 	Feeders  int       `yaml:"feeders,omitempty" json:"feeders,omitempty"` // clients that publish; 0 = one for each 100
 	Rate     pace.Spec `yaml:"rate,omitempty" json:"rate,omitempty"`       // of messages, for all streams together; empty: one for each client every 2 s
-	QoS      []byte    `yaml:"qos,omitempty" json:"qos,omitempty"`         // of the streams, in turn; empty: 1, 2
+	QoS      []int     `yaml:"qos,omitempty" json:"qos,omitempty"`         // of the streams, in turn; empty: 1, 2
 	Size     int       `yaml:"size,omitempty" json:"size,omitempty"`
 	Versions []string  `yaml:"versions,omitempty" json:"versions,omitempty"` // in turn; empty: 3.1.1 and 5
 	Retry    string    `yaml:"retry,omitempty" json:"retry,omitempty"`       // "" = paho
 	Late     Duration  `yaml:"late,omitempty" json:"late,omitzero"`          // 0 = 5 s
-	Identity []string  `yaml:"identity,omitempty" json:"identity,omitempty"` // session-present, topic, admin; empty: session-present
+	Identity []string  `yaml:"identity,omitempty" json:"identity,omitempty"` // session-present, topic; empty: session-present
 	Topic    string    `yaml:"topic,omitempty" json:"topic,omitempty"`       // of identity "topic"; "" = $SYS/broker/name
-	Admin    []string  `yaml:"admin,omitempty" json:"admin,omitempty"`       // of identity "admin": the edges' admin addresses
 	Control  []string  `yaml:"control,omitempty" json:"control,omitempty"`   // endpoints of brokers: a tenth of the clients goes straight to one and stays with it
 }
 
 // Race is pairs of connects of one new client ID.
 type Race struct {
-	Pairs    int       `yaml:"pairs" json:"pairs"`
-	Gap      Duration  `yaml:"gap,omitempty" json:"gap,omitzero"`
-	Rate     pace.Spec `yaml:"rate,omitempty" json:"rate,omitempty"` // of pairs; empty: 200/s
-	Identity []string  `yaml:"identity,omitempty" json:"identity,omitempty"`
-	Topic    string    `yaml:"topic,omitempty" json:"topic,omitempty"`
+	Pairs int       `yaml:"pairs" json:"pairs"`
+	Gap   Duration  `yaml:"gap,omitempty" json:"gap,omitzero"`
+	Rate  pace.Spec `yaml:"rate,omitempty" json:"rate,omitempty"`   // of pairs; empty: 200/s
+	Topic string    `yaml:"topic,omitempty" json:"topic,omitempty"` // with the broker's name; "" = $SYS/broker/name
+}
+
+// public is the plan without its secrets, for results.
+func (p *Plan) public() *Plan {
+	out := *p
+	out.Fleets = slices.Clone(p.Fleets)
+	for i := range out.Fleets {
+		if out.Fleets[i].Password != "" {
+			out.Fleets[i].Password = "(not told)"
+		}
+	}
+	return &out
 }
 
 // Defaults.
@@ -140,6 +151,30 @@ const (
 // ErrPlan is what every error of Plan.Check wraps.
 var ErrPlan = errors.New("loadtest: plan")
 
-func planError(format string, args ...any) error {
-	return fmt.Errorf("%w: "+format, append([]any{ErrPlan}, args...)...)
+// PlanError is what of a plan cannot be run.
+type PlanError struct {
+	Field   string // as it is written in YAML: fleets[0].publish.topic; "" = the plan as a whole
+	Message string // what was expected, and what was found
+}
+
+func (e *PlanError) Error() string {
+	if e.Field == "" {
+		return ErrPlan.Error() + ": " + e.Message
+	}
+	return ErrPlan.Error() + ": " + e.Field + ": " + e.Message
+}
+
+// Is tells that e is ErrPlan.
+func (e *PlanError) Is(target error) bool { return target == ErrPlan }
+
+func planError(field, format string, args ...any) error {
+	return &PlanError{field, fmt.Sprintf(format, args...)}
+}
+
+// within puts the field of an error below another one.
+func within(field string, err error) error {
+	if e, ok := errors.AsType[*PlanError](err); ok {
+		return &PlanError{field + "." + e.Field, e.Message}
+	}
+	return err
 }

@@ -60,7 +60,7 @@ func newRacing(r *run, spec *Race) *racing {
 func (x *racing) begin() {
 	r := x.run
 	n := r.share.count(x.spec.Pairs)
-	r.work.Add(n)
+	r.work.add(n)
 	r.pacers.Go(func() {
 		begun := 0
 		var p pace.Pacer
@@ -69,7 +69,7 @@ func (x *racing) begin() {
 			begun++
 			x.pair(r.share.number(i), intended)
 		})
-		r.work.Add(begun - n) // the schedule, or the run, ended before
+		r.work.add(begun - n) // the schedule, or the run, ended before
 	})
 }
 
@@ -92,7 +92,7 @@ func (p *pair) act(at int64) { p.racers[1].connect(at) }
 func (c *racer) connect(intended int64) {
 	r := c.pair.racing.run
 	c.intended, c.sent = intended, pace.Now()
-	r.rec.Count(result.ConnectsStarted, c.sent, 1)
+	r.started(c.sent)
 	con := mqtt.Connect{Version: mqtt.V5, ID: c.pair.id, Expiry: 300, KeepAlive: 30}
 	if err := r.engine.Open(&c.Client, r.choose.Next(), &con); err != nil {
 		r.rec.Error("other", c.sent)
@@ -125,19 +125,14 @@ func (c *racer) tell(broker string) {
 		zero := uint32(0)
 		p.racers[i].Disconnect(&zero)
 	}
-	p.racing.run.work.Done()
+	p.racing.run.work.done()
 }
 
 // OnConnack implements client.Handler.
 func (c *racer) OnConnack(_ *client.Client, at int64, a *mqtt.Connack) {
 	r := c.pair.racing.run
-	r.rec.Connack.Record(c.intended, c.sent, at)
-	r.rec.Count(result.Connects, at, 1)
-	r.rec.Connected(1)
+	r.accepted(c.intended, c.sent, at, a)
 	c.up = true
-	if a.SessionPresent {
-		r.rec.Count(result.SessionsPresent, at, 1)
-	}
 	if err := c.Subscribe(1, c.pair.racing.topic, 0); err != nil {
 		c.tell("")
 	}
@@ -161,11 +156,11 @@ func (c *racer) OnAcked(_ *client.Client, at int64, _ uint64, code byte) {
 // OnClosed implements client.Handler.
 func (c *racer) OnClosed(_ *client.Client, at int64, cause client.Cause) {
 	r := c.pair.racing.run
-	if c.up {
+	if c.up && !cause.Own() { // a takeover, which is what is to come of it
 		r.rec.Connected(-1)
-	}
-	if !cause.Own() && !c.up { // a takeover is what is to come of it
-		r.rec.Error(cause.Reason, at)
+		r.rec.Count(result.Closed, at, 1)
+	} else {
+		r.ended(at, &cause, c.up)
 	}
 	c.tell("")
 }

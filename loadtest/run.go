@@ -3,16 +3,15 @@ package loadtest
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
-	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/limpet-mesh/limpet/loadtest/client"
@@ -42,12 +41,17 @@ func (s Share) schedule(spec pace.Spec, seed uint64) pace.Schedule {
 	return pace.Shard(spec.New(seed), s.Index, max(s.Of, 1))
 }
 
-// Options are what a run needs beside its plan.
+// Options are what a run needs beside its plan. The zero value runs all of it in this process.
 type Options struct {
-	Share Share
-	Start int64                // stamp at which it starts; 0 = now
-	Tell  func(*result.Result) // every second, what is known so far; nil: nobody
-	Fault <-chan fault.Event   // what is being done to the servers, from who does it; nil: nothing
+	Tell func(*result.Result) // every second, what is known so far, to keep; nil: nobody is told
+
+	// Of a process that runs a share of the plan: see Workers.
+	share  Share
+	id     uint32                           // of the run, in the headers of its messages; 0 = a new one
+	begin  func() (stamp int64, err error)  // called when all is in place: when to start; nil: now
+	over   func()                           // called when the plan is through, before what is under way is waited for
+	part   func(part, proof *result.Result) // called every second: what is new, and what is proven so far
+	faults <-chan fault.Event               // what is being done to the servers, by whom has the plan's faults; nil: this process does them
 }
 
 // run is a Plan being interpreted.
@@ -57,6 +61,7 @@ type run struct {
 	seed   uint64
 	id     uint32 // in the header of its messages
 	start  int64
+	end    atomic.Int64 // no second begins after it; 0: not known
 	ctx    context.Context
 	rec    *result.Recorder
 	dialer *wire.Dialer
@@ -65,29 +70,42 @@ type run struct {
 	choose *wire.Chooser
 
 	faults faultLog
+	reach  reach
+	fleets []*fleet
 	verify *verification
 	race   *racing
 
 	pacers sync.WaitGroup // what ends by itself, or with ctx
-	work   sync.WaitGroup // what must be done before the run is over: finite schedules, and what they have begun
+	work   *tasks         // what must be done before the run is over: finite schedules, and what they have begun
 }
 
 // Run interprets plan, and returns what came of it: also with an error, and when ctx ended it early. plan has passed Check. Everything that
 // it started has ended when it returns.
 func Run(ctx context.Context, plan *Plan, o Options) (*result.Result, error) {
-	r := &run{plan: plan, share: o.Share, seed: max(plan.Seed, 1), start: o.Start}
-	if r.start == 0 {
-		r.start = pace.Now()
+	r := &run{plan: plan, share: o.share, seed: max(plan.Seed, 1), id: o.id, work: newTasks()}
+	if r.id == 0 {
+		r.id = newRunID()
 	}
-	h := fnv.New32a()
-	_ = binary.Write(h, binary.BigEndian, [2]uint64{r.seed, uint64(r.start)})
-	r.id = h.Sum32()
-	r.rec = result.NewRecorder(result.Config{Start: r.start, Wall: pace.Wall(r.start), Warmup: plan.Warmup})
+	if err := plan.checkDescriptors(r.share); err != nil {
+		return nil, err
+	}
 	if err := r.open(ctx); err != nil {
 		return nil, err
 	}
 	defer r.dialer.Close()
-	return r.live(ctx, o)
+	if err := r.place(ctx, o.begin); err != nil {
+		ended, cancel := context.WithCancel(ctx)
+		cancel()
+		return nil, errors.Join(err, r.engine.Run(ended)) // an engine that never ran keeps descriptors
+	}
+	return r.live(ctx, &o)
+}
+
+// newRunID tells the messages of two runs apart, also of two that start at the same time.
+func newRunID() uint32 {
+	h := fnv.New32a()
+	_ = binary.Write(h, binary.BigEndian, [2]int64{pace.Now(), int64(os.Getpid())})
+	return max(h.Sum32(), 1)
 }
 
 // open resolves names and prepares what connects.
@@ -99,7 +117,7 @@ func (r *run) open(ctx context.Context) error {
 	if r.plan.Choose == "round-robin" {
 		r.choose = wire.RoundRobin(endpoints)
 	} else {
-		r.choose = wire.Random(endpoints, r.seed)
+		r.choose = wire.Random(endpoints, r.seed+uint64(r.share.Index)<<32)
 	}
 	conf := wire.Config{Proxy: r.plan.Proxy, NoResume: r.plan.TLS.NoTickets}
 	if conf.TLS, err = r.plan.TLS.config(); err != nil {
@@ -108,7 +126,7 @@ func (r *run) open(ctx context.Context) error {
 	for _, s := range r.plan.Sources {
 		a, err := netip.ParseAddr(s)
 		if err != nil {
-			return planError("source %q is no IP address", s)
+			return planError("sources", "expected an IP address, found %q", s)
 		}
 		conf.Sources = append(conf.Sources, a)
 	}
@@ -118,15 +136,30 @@ func (r *run) open(ctx context.Context) error {
 	if r.engine, err = client.New(client.Config{Dialer: r.dialer}); err != nil {
 		return errors.Join(err, r.dialer.Close())
 	}
-	r.agenda = newAgenda(r.rec.Fired)
+	return nil
+}
+
+// place puts everybody in their places and learns when to start; nobody has connected yet.
+func (r *run) place(ctx context.Context, begin func() (int64, error)) (err error) {
+	for i := range r.plan.Fleets {
+		r.fleets = append(r.fleets, newFleet(r, &r.plan.Fleets[i], i))
+	}
 	if r.plan.Verify != nil {
 		if r.verify, err = newVerification(ctx, r, r.plan.Verify); err != nil {
-			return errors.Join(err, r.dialer.Close())
+			return err
 		}
 	}
 	if r.plan.Race != nil {
 		r.race = newRacing(r, r.plan.Race)
 	}
+	if begin == nil {
+		begin = func() (int64, error) { return pace.Now(), nil }
+	}
+	if r.start, err = begin(); err != nil {
+		return err
+	}
+	r.rec = result.NewRecorder(result.Config{Start: r.start, Wall: pace.Wall(r.start), Warmup: r.plan.Warmup})
+	r.agenda = newAgenda(r.rec.Fired)
 	return nil
 }
 
@@ -137,17 +170,13 @@ func (r *run) resolve(ctx context.Context, all []string) ([]*wire.Endpoint, erro
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	network := r.plan.Network
-	if network == "" {
-		network = "ip"
-	}
-	return wire.Resolve(ctx, network, targets...)
+	return wire.Resolve(ctx, cmp.Or(r.plan.Network, "ip"), targets...)
 }
 
 // live has everybody live until the plan is through.
-func (r *run) live(outer context.Context, o Options) (*result.Result, error) {
-	ctx, cancel := context.WithCancel(outer)
-	defer cancel()
+func (r *run) live(outer context.Context, o *Options) (*result.Result, error) {
+	ctx, cancel := context.WithCancelCause(outer)
+	defer cancel(nil)
 	r.ctx = ctx
 
 	// The engine outlives the plan: clients say goodbye in order at the end.
@@ -156,23 +185,60 @@ func (r *run) live(outer context.Context, o Options) (*result.Result, error) {
 	var base sync.WaitGroup
 	var engineErr error
 	base.Go(func() { engineErr = r.engine.Run(below) })
-	base.Go(func() { _ = r.rec.Run(below, pace.Now) })
-	if o.Tell != nil {
-		base.Go(func() { r.tell(below, o.Tell) })
-	}
+	base.Go(func() { _ = r.rec.Run(below, r.now) })
 	base.Go(func() { r.agenda.run(below) }) // who is away at the end shall come back for what it was sent
+	base.Go(func() { r.attend(below, o, cancel) })
+	if o.faults != nil {
+		base.Go(func() { r.listen(below, o.faults) })
+	}
 	var faultErr error
-	switch {
-	case o.Fault != nil:
-		r.pacers.Go(func() { r.listen(ctx, o.Fault) })
-	case len(r.plan.Faults) > 0:
+	if o.faults == nil && len(r.plan.Faults) > 0 {
+		r.faults.own = true
 		faults := fault.Plan{Faults: r.plan.Faults, State: r.plan.State, Seed: r.seed}
 		r.pacers.Go(func() { faultErr = faults.Run(ctx, r.start, r.fault) })
 	}
 
+	r.begin()
+	var deadline <-chan time.Time
+	if r.plan.Duration > 0 {
+		t := time.NewTimer(time.Duration(r.start + int64(r.plan.Duration) - pace.Now()))
+		defer t.Stop()
+		deadline = t.C
+	}
+	select {
+	case <-r.work.over:
+	case <-deadline:
+	case <-ctx.Done():
+	}
+	interrupted := outer.Err() != nil
+	hopeless := context.Cause(ctx)
+	if interrupted {
+		hopeless = nil
+	}
+	cancel(nil)
+	r.pacers.Wait()
+	if o.over != nil {
+		o.over()
+	}
+	if hopeless == nil {
+		r.settle(outer)
+		hopeless = r.hope(true)
+	}
+	stopBelow()
+	base.Wait()
+
+	res := r.rec.Finish(r.now())
+	r.prove(res, false)
+	r.name(res)
+	res.Interrupted = interrupted
+	res.Notes = r.notes()
+	return res, errors.Join(hopeless, engineErr, faultErr)
+}
+
+// begin has everybody begin. The run is over when all that is finite has come to its end, if anything is.
+func (r *run) begin() {
 	finite := r.verify != nil || r.race != nil
-	for i := range r.plan.Fleets {
-		f := newFleet(r, &r.plan.Fleets[i], i)
+	for _, f := range r.fleets {
 		finite = f.begin() || finite
 	}
 	if r.verify != nil {
@@ -181,49 +247,35 @@ func (r *run) live(outer context.Context, o Options) (*result.Result, error) {
 	if r.race != nil {
 		r.race.begin()
 	}
-
-	over := make(chan struct{})
 	if finite {
-		go func() { r.work.Wait(); close(over) }() // ends at the latest with ctx, which every worker heeds
+		r.work.done()
 	}
-	var deadline <-chan time.Time
-	if r.plan.Duration > 0 {
-		t := time.NewTimer(time.Duration(r.start + int64(r.plan.Duration) - pace.Now()))
-		defer t.Stop()
-		deadline = t.C
-	}
-	select {
-	case <-over:
-	case <-deadline:
-	case <-outer.Done():
-	}
-	cancel()
-	r.pacers.Wait()
-	r.settle(outer)
-	interrupted := outer.Err() != nil
-	stopBelow()
-	base.Wait()
+}
 
-	res := r.rec.Finish(pace.Now())
-	if r.verify != nil {
-		res.Verify = r.verify.report()
+// now is the time; after the end of the plan it stands still, unless more is to be learned then: what still comes is counted, but the time
+// that it takes is none in which anything was asked for.
+func (r *run) now() int64 {
+	if end := r.end.Load(); end != 0 {
+		return end
 	}
-	if r.race != nil {
-		res.Race = r.race.report()
-	}
-	res.Verb, res.Name, res.Targets, res.Interrupted = r.plan.Verb, r.plan.Name, r.plan.Endpoints, interrupted
-	return res, errors.Join(engineErr, faultErr)
+	return pace.Now()
 }
 
 // settle waits for what is under way.
 func (r *run) settle(ctx context.Context) {
-	d := r.plan.Settle
-	if r.verify != nil {
-		r.verify.settle(ctx, cmp.Or(d, verifySettle))
+	if r.verify != nil { // also when interrupted: nothing may be called lost that was not waited for
+		r.verify.settle(cmp.Or(r.plan.Settle, verifySettle))
 		return
 	}
-	if d == 0 {
-		d = DefaultSettle
+	r.end.Store(pace.Now())
+	d := r.plan.Settle
+	for i := range r.plan.Fleets {
+		if f := &r.plan.Fleets[i]; f.Publish != nil || f.Storm != nil {
+			d = cmp.Or(d, DefaultSettle)
+		}
+	}
+	if ctx.Err() != nil {
+		ctx, d = context.Background(), min(d, interruptedSettle)
 	}
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -233,100 +285,59 @@ func (r *run) settle(ctx context.Context) {
 	}
 }
 
-func (r *run) tell(ctx context.Context, tell func(*result.Result)) {
-	t := time.NewTicker(time.Second)
-	defer t.Stop()
-	for {
+// interruptedSettle is how long what is under way is waited for when somebody waits for the end.
+const interruptedSettle = 500 * time.Millisecond
+
+// attend tells every second what is known, and gives up when nobody gets through.
+func (r *run) attend(ctx context.Context, o *Options, giveUp context.CancelCauseFunc) {
+	const look = 4 // times a second
+	ticker := time.NewTicker(time.Second / look)
+	defer ticker.Stop()
+	for i := 1; ; i++ {
 		select {
 		case <-ctx.Done():
 			return
-		case <-t.C:
-			tell(r.rec.Snapshot(pace.Now()))
+		case <-ticker.C:
+		}
+		if err := r.hope(false); err != nil {
+			giveUp(err)
+		}
+		if i%look != 0 || r.now() < r.start {
+			continue
+		}
+		if o.part != nil {
+			proof := result.New()
+			r.prove(proof, true)
+			o.part(r.rec.Take(r.now()), proof)
+		}
+		if o.Tell != nil {
+			res := r.rec.Snapshot(r.now())
+			r.prove(res, true)
+			r.name(res)
+			o.Tell(res)
 		}
 	}
+}
+
+// prove fills in what the books say; so far is quick, and without what is only known at the end.
+func (r *run) prove(res *result.Result, soFar bool) {
+	switch {
+	case r.verify == nil:
+	case soFar:
+		res.Verify = r.verify.soFar()
+	default:
+		res.Verify = r.verify.report()
+	}
+	if r.race != nil {
+		res.Race = r.race.report()
+	}
+}
+
+// name says what was run.
+func (r *run) name(res *result.Result) {
+	res.Verb, res.Name, res.Targets = r.plan.Verb, r.plan.Name, r.plan.Endpoints
+	res.Plan, _ = json.Marshal(r.plan.public()) // it was read from the same
 }
 
 // rand is a source of its own for a client.
 func (r *run) rand(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(r.seed, stream)) }
-
-// config reads the files.
-func (t *TLS) config() (*tls.Config, error) {
-	c := &tls.Config{ServerName: t.ServerName, InsecureSkipVerify: t.Insecure}
-	if t.CA != "" {
-		pem, err := os.ReadFile(t.CA)
-		if err != nil {
-			return nil, fmt.Errorf("loadtest: CA: %w", err)
-		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("loadtest: CA: %s: expected certificates in PEM", t.CA)
-		}
-	}
-	if t.Cert != "" {
-		pair, err := tls.LoadX509KeyPair(t.Cert, t.Key)
-		if err != nil {
-			return nil, fmt.Errorf("loadtest: client certificate: %w", err)
-		}
-		c.Certificates = []tls.Certificate{pair}
-	}
-	return c, nil
-}
-
-// faultLog knows which fault clients suffer from.
-type faultLog struct {
-	mu  sync.Mutex
-	all []fault.Event // the last state of each, by number
-}
-
-// listen hears of faults that another process does.
-func (r *run) listen(ctx context.Context, events <-chan fault.Event) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case e, ok := <-events:
-			if !ok {
-				return
-			}
-			r.fault(e)
-		}
-	}
-}
-
-// fault notes that a fault begins, or is over.
-func (r *run) fault(e fault.Event) {
-	r.faults.note(e)
-	f := result.Fault{Number: e.Number, Spec: e.Fault.String(), Begin: max(e.Begin-r.start, 0), Outcome: e.Outcome}
-	if e.End != 0 {
-		f.End = e.End - r.start
-	}
-	if e.Failed {
-		f.Error, f.Outcome = e.Outcome, ""
-	}
-	r.rec.Fault(f)
-	if r.verify != nil {
-		r.verify.fault(e)
-	}
-}
-
-func (l *faultLog) note(e fault.Event) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for len(l.all) < e.Number {
-		l.all = append(l.all, fault.Event{})
-	}
-	l.all[e.Number-1] = e
-}
-
-// blame returns the last fault that had begun at a stamp, and not longer than a minute before.
-func (l *faultLog) blame(at int64) (fault.Event, bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var last fault.Event
-	for _, e := range l.all {
-		if e.Begin != 0 && e.Begin <= at && e.Begin >= last.Begin {
-			last = e
-		}
-	}
-	return last, last.Begin != 0 && at-last.Begin < int64(time.Minute)
-}

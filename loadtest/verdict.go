@@ -31,6 +31,20 @@ func (v *verification) report() *result.Verify {
 	return out
 }
 
+// soFar is what can be told while the run goes on: without lists, and without what only the end shows to be lost.
+func (v *verification) soFar() *result.Verify {
+	out := &result.Verify{Homes: result.Tally{}, Messages: map[string]*result.Messages{}}
+	for _, g := range v.groups {
+		out.Messages[g.name] = messages(g.books.Live())
+		if g.name == "mesh" {
+			h := g.homes.Report()
+			h.SessionsLost, h.Moves, h.Disagreements = nil, nil, nil
+			addHomes(out, h, nil)
+		}
+	}
+	return out
+}
+
 // addHomes tells where the clients of the mesh were.
 func addHomes(v *result.Verify, h ledger.HomesReport, since func(int64) int64) {
 	v.Clients, v.Connects, v.Reconnects = h.Clients, h.Connects, h.Reconnects

@@ -76,7 +76,7 @@ func (v Verify) withDefaults() Verify {
 		v.Drop = drops
 	}
 	if len(v.QoS) == 0 {
-		v.QoS = []byte{1, 2}
+		v.QoS = []int{1, 2}
 	}
 	if len(v.Versions) == 0 {
 		v.Versions = []string{"3.1.1", "5"}
@@ -139,7 +139,7 @@ func (g *group) add(number int, where func(*rand.Rand) *wire.Endpoint, feeds str
 		i = len(g.feeders)
 		g.feeders = append(g.feeders, newFeeder(g, i, feeds, where))
 	}
-	qos := v.spec.QoS[number%len(v.spec.QoS)]
+	qos := byte(v.spec.QoS[number%len(v.spec.QoS)])
 	topic := fmt.Sprintf("limpet/verify/%08x/%d", v.run.id, number)
 	s := &stream{
 		Stream: g.books.Stream(g.feeders[i].id, topic, qos), feeder: g.feeders[i], topic: []byte(topic), qos: qos,
@@ -160,7 +160,7 @@ func (v *verification) begin() {
 			r.agenda.at(first, f)
 		}
 	}
-	r.work.Add(len(v.all))
+	r.work.add(len(v.all))
 	begin := first + int64(200*time.Millisecond)
 	r.pacers.Go(func() {
 		var p pace.Pacer
@@ -196,16 +196,12 @@ func (v *verification) fault(e fault.Event) {
 }
 
 // settle waits until nothing is missing any more, for so long at most.
-func (v *verification) settle(ctx context.Context, most time.Duration) {
+func (v *verification) settle(most time.Duration) {
 	end := pace.Now() + int64(most)
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for pace.Now() < end && !v.complete() {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
+		<-tick.C
 	}
 }
 

@@ -10,7 +10,8 @@
 // and SIGTERM bring; a second signal kills.
 //
 // Exit codes: 0 done, 1 failed, 2 called wrongly, 3 `apply --diff` found
-// something to change.
+// something to change, 4 the generator of `loadtest` fell behind its schedule,
+// 99 an assertion of `loadtest` failed.
 package cli
 
 import (
@@ -28,9 +29,11 @@ import (
 
 // Exit codes.
 const (
-	codeFailed  = 1
-	codeUsage   = 2
-	codeDiffers = 3
+	codeFailed    = 1
+	codeUsage     = 2
+	codeDiffers   = 3
+	codeBehind    = 4
+	codeAssertion = 99
 )
 
 // Main runs limpet with the arguments after its name, and returns the exit code.
@@ -94,6 +97,7 @@ connection is carried to the broker that holds its session.`,
 		demoChildCommand(),
 		demoCommand(),
 		edgeCommand(),
+		loadtestCommand(),
 		storeCommand(),
 		versionCommand(),
 	)

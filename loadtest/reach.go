@@ -1,0 +1,204 @@
+package loadtest
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/limpet-mesh/limpet/loadtest/client"
+	"github.com/limpet-mesh/limpet/loadtest/mqtt"
+	"github.com/limpet-mesh/limpet/loadtest/pace"
+	"github.com/limpet-mesh/limpet/loadtest/result"
+)
+
+// When a run is given up because nobody gets through.
+const (
+	hopeless = 3 * time.Second  // after the first connect: something failed, and nothing has succeeded
+	silent   = 10 * time.Second // nothing failed either
+)
+
+// ErrUnreachable is what Run returns when not a single client could connect.
+var ErrUnreachable = errors.New("loadtest: nobody could connect")
+
+// reach knows whether anybody gets through, and how each kind of failure looked when it came first.
+type reach struct {
+	mu       sync.Mutex
+	first    int64 // stamp of the first connect
+	tried    int64
+	accepted bool
+	failed   map[string]int64
+	examples map[string]string
+}
+
+// started notes that a connect begins.
+func (r *run) started(now int64) {
+	r.rec.Count(result.ConnectsStarted, now, 1)
+	r.reach.mu.Lock()
+	defer r.reach.mu.Unlock()
+	r.reach.tried++
+	if r.reach.first == 0 {
+		r.reach.first = now
+	}
+}
+
+// accepted notes a CONNACK that accepts.
+func (r *run) accepted(intended, sent, at int64, a *mqtt.Connack) {
+	r.rec.Connack.Record(intended, sent, at)
+	r.rec.Count(result.Connects, at, 1)
+	r.rec.Connected(1)
+	if a.SessionPresent {
+		r.rec.Count(result.SessionsPresent, at, 1)
+	}
+	r.reach.mu.Lock()
+	r.reach.accepted = true
+	r.reach.mu.Unlock()
+}
+
+// ended notes how a connection ended that was accepted, or was not.
+func (r *run) ended(at int64, cause *client.Cause, accepted bool) {
+	if accepted {
+		r.rec.Connected(-1)
+	}
+	if cause.Own() {
+		if cause.Reason != client.ReasonEnd {
+			r.rec.Count(result.Disconnects, at, 1)
+		}
+		return
+	}
+	if accepted {
+		r.rec.Count(result.Closed, at, 1)
+	}
+	if cause.Reason == client.ReasonRefusal {
+		r.rec.Count(result.Refusals, at, 1)
+	}
+	r.failed(at, cause)
+}
+
+// failed notes an error of a connection.
+func (r *run) failed(at int64, cause *client.Cause) {
+	r.rec.Error(cause.Reason, at)
+	x := &r.reach
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.failed == nil {
+		x.failed, x.examples = map[string]int64{}, map[string]string{}
+	}
+	x.failed[cause.Reason]++
+	if _, known := x.examples[cause.Reason]; !known {
+		x.examples[cause.Reason] = describe(cause)
+	}
+}
+
+// describe tells what went wrong so that its reader knows where to look.
+func describe(c *client.Cause) string {
+	with := func(s string) string {
+		if c.Err != nil {
+			s += ": " + c.Err.Error()
+		}
+		return s
+	}
+	early := c.Stage == client.StageConnack
+	switch c.Reason {
+	case "refused":
+		return "connection refused: nobody listens there"
+	case "timeout", "unreachable", "resolve":
+		return with("no answer from there")
+	case client.ReasonConnackTimeout:
+		return "no CONNACK came: is it MQTT, and without TLS?"
+	case "closed", "reset":
+		if early {
+			return "the connection was closed in answer to CONNECT: is it MQTT, and this transport?"
+		}
+	case client.ReasonMalformed, client.ReasonProtocol:
+		if early {
+			return with("this is no MQTT server")
+		}
+	case client.ReasonRefusal:
+		return "refused: " + codeName(c.Code)
+	case client.ReasonDisconnected:
+		return "DISCONNECT: " + codeName(c.Code)
+	case "tls":
+		return with("TLS failed (is the right CA given?)")
+	case "upgrade":
+		return with("the WebSocket upgrade failed (is the path right?)")
+	}
+	return c.String()
+}
+
+// codeName is a reason of CONNACK or DISCONNECT in words (MQTT 5 §3.2.2.2 and §3.14.2.1, MQTT 3.1.1 §3.2.2.3).
+func codeName(code byte) string {
+	words, ok := codeNames[code]
+	if !ok {
+		words = "unknown"
+	}
+	return fmt.Sprintf("%s (code %#02x)", words, code)
+}
+
+var codeNames = map[byte]string{
+	1: "unacceptable protocol version", 2: "client ID rejected", 3: "server unavailable", 4: "bad user name or password", 5: "not authorized",
+	0x80: "unspecified error", 0x81: "malformed packet", 0x82: "protocol error", 0x83: "implementation specific error",
+	0x84: "unsupported protocol version", 0x85: "client ID not valid", 0x86: "bad user name or password", 0x87: "not authorized",
+	0x88: "server unavailable", 0x89: "server busy", 0x8A: "banned", 0x8B: "server shutting down", 0x8C: "bad authentication method",
+	0x8D: "keep alive timeout", 0x8E: "session taken over", 0x90: "topic name invalid", 0x93: "receive maximum exceeded",
+	0x95: "packet too large", 0x96: "message rate too high", 0x97: "quota exceeded", 0x98: "administrative action", 0x99: "payload format invalid",
+	0x9A: "retain not supported", 0x9B: "QoS not supported", 0x9C: "use another server", 0x9D: "server moved",
+	0x9F: "connection rate exceeded", 0xA0: "maximum connect time",
+}
+
+// hope returns ErrUnreachable, with why, when it is time to give up; at the end of the run that is as soon as anything failed.
+func (r *run) hope(end bool) error {
+	x := &r.reach
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.accepted || x.tried == 0 {
+		return nil
+	}
+	waited := time.Duration(pace.Now() - x.first)
+	what := ""
+	switch {
+	case len(x.failed) > 0 && (end || waited >= hopeless):
+		common := x.common()[0]
+		what = x.examples[common]
+	case waited >= silent:
+		what = "no answer to CONNECT: is it MQTT, and this transport?"
+	default:
+		return nil
+	}
+	return fmt.Errorf("%w to %s in %v: %s", ErrUnreachable, few(r.plan.Endpoints), waited.Round(100*time.Millisecond), what)
+}
+
+// common lists the reasons of failures, the most common one first.
+func (x *reach) common() []string {
+	return slices.SortedFunc(maps.Keys(x.failed), func(a, b string) int {
+		return cmp.Or(cmp.Compare(x.failed[b], x.failed[a]), cmp.Compare(a, b))
+	})
+}
+
+// notes gives an example of each of the most common failures.
+func (r *run) notes() []string {
+	const most = 5
+	x := &r.reach
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	notes := []string{}
+	for _, reason := range x.common() {
+		if len(notes) < most {
+			notes = append(notes, fmt.Sprintf("the first error %q: %s", reason, x.examples[reason]))
+		}
+	}
+	return notes
+}
+
+// few names some of many.
+func few(all []string) string {
+	const most = 3
+	if len(all) <= most {
+		return strings.Join(all, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(all[:most], ", "), len(all)-most)
+}
