@@ -183,7 +183,7 @@ func (e *Engine) Open(c *Client, ep *wire.Endpoint, con *mqtt.Connect) error {
 	c.reader = mqtt.Reader{Version: con.Version, Max: e.cfg.MaxPacket}
 	c.leaving.Store(false)
 	c.phase = dialing
-	c.begun, c.ready = 0, 0
+	c.begun, c.ready, c.due = 0, 0, never // until the driver comes to it
 	c.out = newBuffer(64 + len(con.ID))
 	c.out.b = con.Append(c.out.b)
 	if old := c.left; old != nil {

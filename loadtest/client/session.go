@@ -32,6 +32,9 @@ func (f *flight) isPublish() bool { return f.await <= mqtt.PUBCOMP }
 
 // newID returns a packet ID that is not in use [MQTT-2.2.1-3]; 0 if all are.
 func (s *session) newID() uint16 {
+	if len(s.flights)-s.head >= 65_535 {
+		return 0
+	}
 	for range 65_535 {
 		s.lastID++
 		if s.lastID == 0 {

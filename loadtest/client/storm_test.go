@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/limpet-mesh/limpet/loadtest/mqtt"
+	"github.com/limpet-mesh/limpet/loadtest/pace"
 	"github.com/limpet-mesh/limpet/loadtest/wire"
 )
 
@@ -196,5 +198,34 @@ func TestStorm(t *testing.T) {
 			}
 			t.Logf("%d lives", n)
 		})
+	}
+}
+
+// TestNotOverdueBeforeItsTurn: a client that waits to be dialed, as the last of very many, has all its time yet.
+func TestNotOverdueBeforeItsTurn(t *testing.T) {
+	for _, d := range drivers[:2] {
+		e, err := New(Config{Dialer: newDialer(t, wire.Config{}), Loops: d.loops})
+		if err != nil {
+			t.Fatal(err)
+		}
+		told := make(recorder, 10)
+		c := &Client{Handler: told}
+		if err := e.Open(c, &wire.Endpoint{Addr: refusing(t)}, &mqtt.Connect{Version: mqtt.V5}); err != nil {
+			t.Fatal(err)
+		}
+		c.mu.Lock()
+		cause := c.overdue(pace.Now() + int64(time.Hour))
+		c.mu.Unlock()
+		if cause != nil {
+			t.Errorf("%s: %v", d.name, cause)
+		}
+		ctx, cancel := context.WithCancel(context.Background()) // Run begins with what was opened before it
+		ended := make(chan error, 1)
+		go func() { ended <- e.Run(ctx) }()
+		told.expect(t, "closed dial: refused")
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
 	}
 }
