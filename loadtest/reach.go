@@ -103,6 +103,7 @@ func describe(c *client.Cause) string {
 		return s
 	}
 	early := c.Stage == client.StageConnack
+	handshake := c.Stage == client.StageHandshake
 	switch c.Reason {
 	case "refused":
 		return "connection refused: nobody listens there"
@@ -111,6 +112,9 @@ func describe(c *client.Cause) string {
 	case client.ReasonConnackTimeout:
 		return "no CONNACK came: is it MQTT, and without TLS?"
 	case "closed", "reset":
+		if handshake {
+			return "the connection was closed during the handshake: does it speak this transport?"
+		}
 		if early {
 			return "the connection was closed in answer to CONNECT: is it MQTT, and this transport?"
 		}
@@ -169,7 +173,7 @@ func (r *run) hope(end bool) error {
 	default:
 		return nil
 	}
-	return fmt.Errorf("%w to %s in %v: %s", ErrUnreachable, few(r.plan.Endpoints), waited.Round(100*time.Millisecond), what)
+	return fmt.Errorf("%w to %s in %v: %s", ErrUnreachable, few(r.plan.Endpoints), waited.Round(time.Second), what)
 }
 
 // common lists the reasons of failures, the most common one first.

@@ -31,11 +31,10 @@ Ctrl-C ends the run in order, with the results of what ran; a second one at once
 			if len(args) == 0 {
 				return usagef(cmd, "expected a verb: %s", strings.Join(verbsOf(cmd), ", "))
 			}
-			hint := ""
 			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-				hint = ": did you mean " + near[0] + "?"
+				return usagef(cmd, "unknown verb %q: did you mean %q?", args[0], near[0])
 			}
-			return usagef(cmd, "unknown verb %q%s: expected one of %s", args[0], hint, strings.Join(verbsOf(cmd), ", "))
+			return usagef(cmd, "unknown verb %q: expected one of %s", args[0], strings.Join(verbsOf(cmd), ", "))
 		},
 		DisableFlagsInUseLine: true,
 	}

@@ -44,7 +44,7 @@ func (t *targetFlags) add(f *pflag.FlagSet) {
 	f.BoolVar(&t.quic, "quic", false, "QUIC")
 	f.StringVar(&t.path, "path", wire.DefaultPath, "of WebSocket")
 	f.StringArrayVar(&t.edges, "edge", nil, "URL to connect to instead, such as mqtt://h, mqtts://h:8883, wss://h/mqtt, quic://h; may be repeated")
-	f.StringVar(&t.state, "state", "", "file of `limpet demo --state`: its edges are the targets, its parts those of --fault")
+	f.StringVar(&t.state, "state", "", "file that limpet demo --state wrote: its edges are the targets, its parts those of --fault")
 	f.StringSliceVar(&t.transports, "transports", nil, "of --edge and --state, only these: tcp, tls, ws, wss, quic")
 	f.StringVar(&t.choose, "choose", "random", "who connects where: random or round-robin")
 	f.StringVar(&t.network, "network", "ip", "addresses of names: ip, ip4 or ip6")
@@ -195,8 +195,8 @@ func (s *sessionFlags) add(f *pflag.FlagSet, clean bool) {
 	s.keep, s.clean = seconds(time.Minute), truth(clean)
 	f.StringVarP(&s.version, "version", "V", "5", "of MQTT: 3 (3.1), 4 (3.1.1) or 5")
 	f.VarP(&s.keep, "keepalive", "k", "in seconds, or as 90s; 0 = none")
-	f.VarP(&s.clean, "clean", "C", "start without an old session: true or false")
-	f.VarP(&s.expiry, "session-expiry", "x", "of sessions (MQTT 5), in seconds, or as 1h (default 1h, with -C true none)")
+	f.VarP(&s.clean, "clean", "C", "start without an old session")
+	f.VarP(&s.expiry, "session-expiry", "x", "of sessions (MQTT 5), in seconds, or as 2h (default 1h; with -C true none)")
 	f.StringVarP(&s.user, "user", "u", "", "user name")
 	f.StringVarP(&s.password, "password", "P", "", "password")
 	f.StringVar(&s.retry, "retry", "", "how clients come back that were cut off: "+retries()+" (default none; with --fault paho)")
@@ -228,8 +228,13 @@ func (s *sessionFlags) session(faults bool) loadtest.Session {
 // seconds is a duration that is written as a number of seconds, or as 1h30m.
 type seconds time.Duration
 
-func (s *seconds) String() string { return time.Duration(*s).String() }
-func (s *seconds) Type() string   { return "seconds" }
+func (s *seconds) String() string {
+	if *s == 0 {
+		return "" // cobra does not tell it
+	}
+	return time.Duration(*s).String()
+}
+func (s *seconds) Type() string { return "seconds" }
 func (s *seconds) Set(text string) error {
 	if n, err := strconv.ParseUint(text, 10, 32); err == nil {
 		*s = seconds(time.Duration(n) * time.Second)
@@ -247,7 +252,7 @@ func (s *seconds) Set(text string) error {
 type truth bool
 
 func (t *truth) String() string { return strconv.FormatBool(bool(*t)) }
-func (t *truth) Type() string   { return "bool" }
+func (t *truth) Type() string   { return "true|false" }
 func (t *truth) Set(text string) error {
 	b, err := strconv.ParseBool(text)
 	if err != nil {

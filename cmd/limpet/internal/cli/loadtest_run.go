@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -92,16 +93,14 @@ func checkPlan(cmd *cobra.Command, p *loadtest.Plan) error {
 	if i := strings.LastIndexByte(field, '.'); i >= 0 {
 		field = field[i+1:]
 	}
-	name := flagNames[field]
-	if name == "" {
-		name = field
-	}
+	field, _, _ = strings.Cut(field, "[")
+	name := cmp.Or(flagNames[field], field)
 	return usagef(cmd, "%s: %s", name, e.Message)
 }
 
 // flagNames are those of a plan's fields where they differ.
 var flagNames = map[string]string{
-	"clients": "-c", "pairs": "-c", "topic": "-t", "filter": "-t", "qos": "-q", "size": "-s", "version": "-V", "id": "--prefix", "endpoints": "--edge",
+	"sources": "--ifaddr", "drop": "--drop", "identity": "--identity", "versions": "-V", "control": "--control", "clients": "-c", "pairs": "-c", "topic": "-t", "filter": "-t", "qos": "-q", "size": "-s", "version": "-V", "id": "--prefix", "endpoints": "--edge",
 	"choose": "--choose", "network": "--network", "warmup": "--warmup", "duration": "--duration", "settle": "--settle", "retry": "--retry",
 	"faults": "--fault", "lives": "--lives", "rate": "--rate", "tls": "--cert, --key", "expiry": "-x", "gap": "--gap", "times": "--times",
 	"first": "-n", "every": "--every", "at": "--at", "up": "--up", "down": "--down", "late": "--late", "feeders": "--feeders",
@@ -180,9 +179,12 @@ func (o *runFlags) finish(cmd *cobra.Command, res *result.Result, asserts []resu
 	if res == nil {
 		return err
 	}
-	res.Tool = "limpet " + version
+	res.Tool = "limpet " + currentVersion().Version
 	failed := res.Judge(asserts)
-	errs := []error{err, report.Write(cmd.OutOrStdout(), o.format, res)}
+	errs := []error{err}
+	if err == nil || o.format != "text" || res.Counters[result.Connects]+res.Warmup.Counters[result.Connects] > 0 { // else the error says it all
+		errs = append(errs, report.Write(cmd.OutOrStdout(), o.format, res))
+	}
 	if o.html != "" {
 		errs = append(errs, report.WriteHTML(o.html, res))
 	}
