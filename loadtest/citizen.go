@@ -37,6 +37,7 @@ type citizen struct {
 	session  bool // the broker should know us
 	listens  bool // and our subscription
 	done     bool // nothing more is planned
+	due      int64 // when the agenda is to call
 	intended int64
 	sent     int64
 	asked    int64 // SUBSCRIBE
@@ -76,14 +77,21 @@ func newCitizen(g *group, number int, where func(*rand.Rand) *wire.Endpoint, s *
 // act implements actor.
 func (c *citizen) act(at int64) {
 	c.Lock()
-	state := c.state
+	state, due := c.state, c.due
 	c.Unlock()
-	switch state {
-	case away:
+	switch {
+	case at != due: // what was planned before the client was cut off
+	case state == away:
 		c.connect(at)
-	case resting:
+	case state == resting:
 		c.drop()
 	}
+}
+
+// later has the agenda call at a stamp, and at no other that was asked for before.
+func (c *citizen) later(at int64) {
+	c.due = at
+	c.group.v.run.agenda.at(at, c)
 }
 
 // around draws from half to one and a half of d.
@@ -99,7 +107,7 @@ func (c *citizen) connect(intended int64) {
 	c.Unlock()
 	r.started(now)
 	if err := r.engine.Open(&c.Client, endpoint, &con); err != nil {
-		r.rec.Error("other", now)
+		r.notOpened(now, err)
 	}
 }
 
@@ -108,7 +116,7 @@ func (c *citizen) OnConnack(_ *client.Client, at int64, a *mqtt.Connack) {
 	r := c.group.v.run
 	c.Lock()
 	defer c.Unlock()
-	r.accepted(c.intended, c.sent, at, a)
+	r.accepted(&c.Client, c.intended, c.sent, at, a)
 	c.up = at
 	m := &ledger.Meeting{At: at, Presence: ledger.Unasked}
 	switch {
@@ -149,7 +157,7 @@ func (c *citizen) OnConnack(_ *client.Client, at int64, a *mqtt.Connack) {
 		c.lives++
 	}
 	c.state = resting
-	r.agenda.at(at+c.around(c.group.v.spec.Up), c)
+	c.later(at + c.around(c.group.v.spec.Up))
 }
 
 // met tells the record which broker answered, once.
@@ -168,9 +176,6 @@ func (c *citizen) drop() {
 	defer c.Unlock()
 	if c.up == 0 || c.state != resting {
 		return // it was cut off meanwhile
-	}
-	if now := pace.Now(); now-c.up < int64(v.spec.Up)/2 {
-		return // this time was meant for an earlier connection
 	}
 	if c.lives >= v.spec.Lives || v.run.ctx.Err() != nil {
 		c.state = finished
@@ -260,7 +265,7 @@ func (c *citizen) OnClosed(_ *client.Client, at int64, cause client.Cause) {
 	r.ended(at, &cause, up != 0)
 	if cause.Own() {
 		if c.state == away && cause.Reason != client.ReasonEnd {
-			r.agenda.at(at+c.around(v.spec.Down), c)
+			c.later(at + c.around(v.spec.Down))
 		}
 		return
 	}
@@ -278,7 +283,7 @@ func (c *citizen) OnClosed(_ *client.Client, at int64, cause client.Cause) {
 	}
 	c.state = away
 	if wait := v.retry.Delay(c.attempt, c.rand); wait != pace.Never {
-		r.agenda.at(at+int64(wait), c)
+		c.later(at + int64(wait))
 	} else {
 		c.finish()
 	}

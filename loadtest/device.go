@@ -81,7 +81,7 @@ func (d *device) connect(intended int64) {
 	d.mu.Unlock()
 	r.started(now)
 	if err := r.engine.Open(&d.Client, r.choose.Next(), &con); err != nil {
-		r.rec.Error("other", now)
+		r.notOpened(now, err)
 		d.mu.Lock()
 		d.busy = false
 		d.mu.Unlock()
@@ -101,7 +101,7 @@ func (d *device) OnConnack(_ *client.Client, at int64, a *mqtt.Connack) {
 	r := d.fleet.run
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	r.accepted(d.intended, d.sent, at, a)
+	r.accepted(&d.Client, d.intended, d.sent, at, a)
 	d.again = 0 // it is there
 	d.up, d.session = at, d.fleet.speech.lasts()
 	if a.SessionPresent || len(d.fleet.spec.Subscribe) == 0 {

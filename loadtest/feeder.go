@@ -70,7 +70,7 @@ func (f *feeder) act(at int64) {
 	con := mqtt.Connect{Version: mqtt.V311, ID: f.id, KeepAlive: 30}
 	r.started(now)
 	if err := r.engine.Open(&f.Client, endpoint, &con); err != nil {
-		r.rec.Error("other", now)
+		r.notOpened(now, err)
 	}
 }
 
@@ -79,7 +79,7 @@ func (f *feeder) OnConnack(_ *client.Client, at int64, a *mqtt.Connack) {
 	r := f.group.v.run
 	f.Lock()
 	defer f.Unlock()
-	r.accepted(f.intended, f.sent, at, a)
+	r.accepted(&f.Client, f.intended, f.sent, at, a)
 	f.up = at
 	for _, s := range f.streams {
 		if f.session && !a.SessionPresent {

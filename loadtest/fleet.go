@@ -106,6 +106,11 @@ func (f *fleet) begin() (finite bool) {
 		spec = mustSchedule("1000/s")
 	}
 	n := len(f.devices)
+	if p := f.spec.Publish; p != nil {
+		for i := range f.devices {
+			f.devices[i].sender = &sender{topic: []byte(expand(p.Topic, f.number0(i), f.id(i)))}
+		}
+	}
 	due := r.start + int64(f.spec.Start)
 	// The last connect is due when the schedule has given as many times as there are clients.
 	last := due + int64(span(spec, r.seed, f.spec.Clients))
@@ -122,10 +127,6 @@ func (f *fleet) begin() (finite bool) {
 		from := last + int64(100*time.Millisecond)
 		if p.Start > 0 {
 			from = r.start + int64(p.Start)
-		}
-		for i := range f.devices {
-			number := f.number0(i)
-			f.devices[i].sender = &sender{topic: []byte(expand(p.Topic, number, f.id(i)))}
 		}
 		if finite {
 			r.work.add(1)

@@ -95,7 +95,7 @@ func (c *racer) connect(intended int64) {
 	r.started(c.sent)
 	con := mqtt.Connect{Version: mqtt.V5, ID: c.pair.id, Expiry: 300, KeepAlive: 30}
 	if err := r.engine.Open(&c.Client, r.choose.Next(), &con); err != nil {
-		r.rec.Error("other", c.sent)
+		r.notOpened(c.sent, err)
 		c.tell("")
 		return
 	}
@@ -131,7 +131,7 @@ func (c *racer) tell(broker string) {
 // OnConnack implements client.Handler.
 func (c *racer) OnConnack(_ *client.Client, at int64, a *mqtt.Connack) {
 	r := c.pair.racing.run
-	r.accepted(c.intended, c.sent, at, a)
+	r.accepted(&c.Client, c.intended, c.sent, at, a)
 	c.up = true
 	if err := c.Subscribe(1, c.pair.racing.topic, 0); err != nil {
 		c.tell("")

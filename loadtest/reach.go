@@ -46,8 +46,15 @@ func (r *run) started(now int64) {
 	}
 }
 
+// notOpened notes a connect that could not even begin.
+func (r *run) notOpened(at int64, err error) {
+	r.failed(at, &client.Cause{Reason: "other", Err: err})
+}
+
 // accepted notes a CONNACK that accepts.
-func (r *run) accepted(intended, sent, at int64, a *mqtt.Connack) {
+func (r *run) accepted(c *client.Client, intended, sent, at int64, a *mqtt.Connack) {
+	begun, ready := c.Stamps()
+	r.rec.Connect.Record(intended, begun, ready)
 	r.rec.Connack.Record(intended, sent, at)
 	r.rec.Count(result.Connects, at, 1)
 	r.rec.Connected(1)
