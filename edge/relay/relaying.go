@@ -39,12 +39,12 @@ func (s *Session) relay(side Side, p []byte, out []Action) []Action {
 			within = p[:min(len(p), int(scan.Remaining()))] // the DISCONNECT, and nothing that is behind it
 		}
 		n, ended, err := scan.Skip(within, stop)
+		s.packets(side, ended)
 		if err != nil {
 			// No MQTT. It is the broker's to refuse: we pass on what we do not understand, and know no boundaries any more.
 			s.Blind[side] = true
 			break
 		}
-		s.packets(side, ended)
 		if side == Client && !s.Said && (len(s.Tail) > 0 || scan.AtHeader() && scan.Type() == mqtt.DISCONNECT) {
 			out = s.goodbye(p[:n], out)
 		}
