@@ -40,6 +40,9 @@ const (
 	familyIPv6     = 0x20
 	familyUnix     = 0x30
 	proxyV2Version = 0x20 // the upper half of the byte behind the signature
+	proxyV2Local   = 0x20 // that byte, of the command LOCAL
+	proxyV2Proxy   = 0x21 // and of the command PROXY
+	familyUnspec   = 0x00 // the byte behind it: AF_UNSPEC, UNSPEC
 )
 
 var (
@@ -55,7 +58,7 @@ var (
 type ProxyHeader struct {
 	Version int // 1 or 2
 	// Local means that the header names no client: the proxy's own connection (a health check), or one whose addresses it
-	// does not know or that are not IP addresses. The socket's own addresses count (§2.2, LOCAL; §2.1, UNKNOWN).
+	// does not know or that are not IP addresses. The socket's own addresses count (§2.2, LOCAL and AF_UNSPEC; §2.1, UNKNOWN).
 	Local bool
 	// Source is the client, Destination the address it connected to; IPv4 addresses are never mapped into IPv6.
 	Source, Destination netip.AddrPort
@@ -90,7 +93,7 @@ func ParseProxy(b []byte) (n int, h ProxyHeader, err error) {
 	if err != nil {
 		return 0, h, err
 	}
-	raw, err := readProxyHeader(b[:n])
+	raw, err := readProxyHeader(known(b[:n]))
 	if err != nil {
 		return 0, h, fmt.Errorf("%w: %w", ErrProxy, err)
 	}
@@ -99,7 +102,7 @@ func ParseProxy(b []byte) (n int, h ProxyHeader, err error) {
 	if h.Local || !h.Source.IsValid() || !h.Destination.IsValid() { // LOCAL, UNKNOWN, or AF_UNIX
 		h.Local, h.Source, h.Destination = true, netip.AddrPort{}, netip.AddrPort{}
 	}
-	if raw.Version == 2 && !raw.Command.IsLocal() { // LOCAL: what follows must be discarded (§2.2)
+	if raw.Version == 2 && b[proxyV2Fixed-4] != proxyV2Local { // LOCAL: what follows must be discarded (§2.2)
 		if err := h.readTLVs(b[:n], raw); err != nil {
 			return 0, ProxyHeader{}, fmt.Errorf("%w: %w", ErrProxy, err)
 		}
@@ -167,6 +170,17 @@ func readProxyHeader(b []byte) (*proxyproto.Header, error) {
 		return nil, proxyproto.ErrInvalidLength
 	}
 	return h, nil
+}
+
+// known is b as the parser takes it. "The receiver is free to accept" a client of AF_UNSPEC "and use the real endpoint addresses"
+// (§2.2), as it is to reject it, which the parser does. Without addresses it differs from LOCAL in nothing but the command.
+func known(b []byte) []byte {
+	if b[0] != signatureV2[0] || b[proxyV2Fixed-4] != proxyV2Proxy || b[proxyV2Fixed-3] != familyUnspec {
+		return b
+	}
+	b = bytes.Clone(b)
+	b[proxyV2Fixed-4] = proxyV2Local
+	return b
 }
 
 // proxyAddr is a's address; the zero AddrPort for none and for Unix sockets.
