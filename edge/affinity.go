@@ -10,7 +10,7 @@ import (
 	"github.com/limpet-mesh/limpet/router"
 )
 
-// Accepted implements relay.Owner: the broker has the client, so its affinity may be written (DESIGN: only proven clients cost state).
+// Accepted implements relay.Owner: the broker has the client, so its affinity may be written (only proven clients cost state).
 func (c *client) Accepted(_ relay.Conn, k mqtt.Connack, after time.Duration) {
 	c.srv.conf.Metrics.established(c.origin.Listener, after)
 	c.mu.Lock()
@@ -206,9 +206,7 @@ func (c *client) lasts() bool {
 
 // move sends the client away, to come back where its key belongs. Called with mu held.
 func (c *client) move() {
-	if c.stopFor(relay.ReasonMoved) {
-		c.srv.conf.Metrics.moved()
-	}
+	c.stopFor(relay.ReasonMoved)
 }
 
 // recordChanged is the watch's word on the key.

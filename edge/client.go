@@ -105,13 +105,15 @@ func (c *client) end(r relay.Reason) {
 	c.stopFor(r)
 }
 
-// stopFor has unlock stop the session, once. It reports whether this is that time. Called with mu held.
-func (c *client) stopFor(r relay.Reason) bool {
+// stopFor has unlock stop the session, once. Called with mu held.
+func (c *client) stopFor(r relay.Reason) {
 	if c.ended || c.closed || c.conn == nil {
-		return false
+		return
 	}
 	c.ended, c.stop = true, r
-	return true
+	if r == relay.ReasonMoved {
+		c.srv.conf.Metrics.moved()
+	}
 }
 
 // broker is where the session is, or is going.
