@@ -78,11 +78,10 @@ func Run(ctx context.Context, o Options) (err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	out := newScreen(o.Out, func(err error) { cancel(fmt.Errorf("%w: %w", errUnread, err)) })
-	m, err := newMesh(exe, dir, o.Shifted)
+	m, err := newMesh(exe, dir, o.Shifted, o.Standalone)
 	if err != nil {
 		return err
 	}
-	m.standalone = o.Standalone
 	defer func() { err = errors.Join(err, m.close()) }()
 
 	d := &demo{Options: o, mesh: m, out: out, ctx: ctx, stop: cancel}
