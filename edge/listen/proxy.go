@@ -66,14 +66,20 @@ type ProxyHeader struct {
 	ALPN                string // PP2_TYPE_ALPN
 	Authority           string // PP2_TYPE_AUTHORITY: the SNI that the client sent
 	// TLS is PP2_TYPE_SSL, with ALPN and Authority: what the proxy's handshake with the client told. nil if the client came
-	// without TLS. The common name is set only if the proxy verified the client's certificate.
+	// without TLS. The common name is set only if the proxy verified the client's certificate. The version is never 0.
 	TLS *relay.TLS
 }
 
 // Apply puts what h says into o, for a peer that is trusted. What o knows of TLS from a handshake of our own comes later and wins.
+//
+// PP2_TYPE_ALPN and PP2_TYPE_AUTHORITY may come without PP2_TYPE_SSL (§2.2.1, §2.2.2: a proxy that speaks of the host alone, say).
+// Then they are o.TLS with version 0: names that the client gave, of a handshake that nobody vouches for.
 func (h *ProxyHeader) Apply(o *relay.Origin) {
 	o.UniqueID = h.UniqueID
 	o.TLS = h.TLS
+	if o.TLS == nil && (h.ALPN != "" || h.Authority != "") {
+		o.TLS = &relay.TLS{ServerName: h.Authority, ALPN: h.ALPN}
+	}
 	if !h.Local {
 		o.Client, o.Server = h.Source, h.Destination
 	}
@@ -218,9 +224,9 @@ func (h *ProxyHeader) readTLVs(b []byte, raw *proxyproto.Header) error {
 	if ssl == nil || !ssl.ClientSSL() {
 		return nil
 	}
-	h.TLS = &relay.TLS{ServerName: h.Authority, ALPN: h.ALPN}
-	if v, ok := ssl.SSLVersion(); ok {
-		h.TLS.Version = tlsVersions[v]
+	h.TLS = &relay.TLS{Version: foreignTLS, ServerName: h.Authority, ALPN: h.ALPN}
+	if name, ok := ssl.SSLVersion(); ok && tlsVersions[name] != 0 {
+		h.TLS.Version = tlsVersions[name]
 	}
 	h.TLS.Cipher, _ = ssl.SSLCipher()
 	// §2.2.6: verify is zero if a certificate was presented and verified; OpenSSL's X509_V_OK, which proxies put there, is zero
@@ -237,6 +243,10 @@ var tlsVersions = map[string]uint16{
 	"TLSv1": tls.VersionTLS10, "TLSv1.0": tls.VersionTLS10, "TLSv1.1": tls.VersionTLS11,
 	"TLSv1.2": tls.VersionTLS12, "TLSv1.3": tls.VersionTLS13,
 }
+
+// foreignTLS is the version of a connection with TLS whose proxy gives it a name that is not among tlsVersions: not 0, which
+// means that there was none. Nobody has the number (RFC 8446 §4.2.1, RFC 8701).
+const foreignTLS = 0xffff
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -105,6 +106,35 @@ func TestParseProxy(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// What the header says of the client's names reaches the Origin, with TLS or without.
+func TestProxyHeaderApplies(t *testing.T) {
+	names := []proxyproto.TLV{tlv(proxyproto.PP2_TYPE_ALPN, "mqtt"), tlv(proxyproto.PP2_TYPE_AUTHORITY, "b.example.com")}
+	ssl := func(subs ...proxyproto.TLV) []proxyproto.TLV {
+		return append(slices.Clone(names), sslTLV(t, 1, 1, subs...))
+	}
+	for name, c := range map[string]struct {
+		tlvs []proxyproto.TLV
+		want *relay.TLS
+	}{
+		"nothing":         {nil, nil},
+		"names":           {names, &relay.TLS{ServerName: "b.example.com", ALPN: "mqtt"}},
+		"host alone":      {names[1:], &relay.TLS{ServerName: "b.example.com"}},
+		"protocol alone":  {names[:1], &relay.TLS{ALPN: "mqtt"}},
+		"TLS":             {ssl(tlv(proxyproto.PP2_SUBTYPE_SSL_VERSION, "TLSv1.2")), &relay.TLS{Version: tls.VersionTLS12, ServerName: "b.example.com", ALPN: "mqtt"}},
+		"TLS of tomorrow": {ssl(tlv(proxyproto.PP2_SUBTYPE_SSL_VERSION, "TLSv1.9")), &relay.TLS{Version: foreignTLS, ServerName: "b.example.com", ALPN: "mqtt"}},
+	} {
+		_, h, err := ParseProxy(headerV2(t, "192.0.2.1:1", "192.0.2.2:2", c.tlvs...))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		var o relay.Origin
+		h.Apply(&o)
+		if (o.TLS == nil) != (c.want == nil) || o.TLS != nil && *o.TLS != *c.want {
+			t.Errorf("%s: %+v, want %+v", name, o.TLS, c.want)
+		}
 	}
 }
 
