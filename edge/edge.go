@@ -52,7 +52,7 @@ type Committer interface {
 	Submit(w registry.Write, done func(registry.Result))
 }
 
-// Config is what a Server needs. All of it is required but Doubt, Loops, MaxConnections and MaxHeld.
+// Config is what a Server needs. All of it is required but Doubt, Loops, MaxConnections, MaxHeld and LogLost.
 type Config struct {
 	ID        string
 	Cache     *registry.Cache
@@ -69,6 +69,8 @@ type Config struct {
 	MaxConnections int
 	// MaxHeld bounds what clients without a CONNACK hold of memory together, in bytes; 0 = relay.DefaultBudget.
 	MaxHeld int64
+	// LogLost is the number of lines that Log had to drop, for the metrics; nil = it drops none.
+	LogLost func() uint64
 }
 
 // Listener is an address that clients connect to.
@@ -306,7 +308,7 @@ func (s *Server) SetState(st *registry.State) {
 }
 
 // AffinityChanged tells that the store has another record for a key, or none (no Broker). Live clients of the key that are elsewhere are
-// closed: they will come home (DESIGN: no split session).
+// closed: they will come home (no split session).
 func (s *Server) AffinityChanged(pool, key string, a registry.Affinity) {
 	s.table.find(pool, key, func(c *client) { c.recordChanged(a) })
 }
