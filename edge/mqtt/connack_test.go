@@ -128,7 +128,7 @@ func TestLongestAssignedClientID(t *testing.T) {
 	}
 
 	// The same and a reason string, MaxConnack bytes together: remaining length 131,068, 131,063 of it properties.
-	longest := append(unhex(t, "20fcff07 0000 f7ff07"), b[8:]...)
+	longest := append(unhex(t, "20fcff07 0000 f7ff07"), b[9:]...)
 	longest = append(append(longest, unhex(t, "1ffff2")...), bytes.Repeat([]byte("r"), 65_522)...)
 	if c, err := ParseConnack(longest, V5); err != nil || len(c.AssignedClientID) != 65535 || c.Size != MaxConnack {
 		t.Errorf("a CONNACK of %d bytes: %v, %d bytes, size %d", len(longest), err, len(c.AssignedClientID), c.Size)
