@@ -51,8 +51,11 @@ func (s *Store) found(res *clientv3.GetResponse, key string) registry.Affinity {
 	}
 	var d wire.Decoder
 	a, raw, err := d.Affinity(res.Kvs[0].Value)
-	if err != nil || raw != hidden(key) {
-		s.ignored.Add(1)
+	if err == nil && raw != hidden(key) {
+		err = errName
+	}
+	if err != nil {
+		s.ignore(res.Kvs[0], err)
 		a = registry.Affinity{}
 	}
 	a.Revision = res.Kvs[0].ModRevision

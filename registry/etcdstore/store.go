@@ -101,14 +101,17 @@ type Store struct {
 	leases  leases
 	written atomic.Bool // the schema is there, and we may write
 	ignored atomic.Uint64
+	told    atomic.Int64 // Unix seconds of the last time that the log did so
 
 	pageSize int64 // and noStream, for an etcd that cannot stream its listings: set before use
 	noStream bool
 
-	mu     sync.Mutex
-	known  identity // of the store that was last watched; guarded by mu, as are the next
-	closed bool
-	lives  map[string][]clientv3.LeaseID // of an edge's sessions here that were lost, until it joins again
+	mu    sync.Mutex
+	known identity // of the store that was last watched; guarded by mu, as are the next
+	// another is the store that took its place, once a reader has been told so (ErrReset) and until one lists it.
+	another identity
+	closed  bool
+	lives   map[string][]clientv3.LeaseID // of an edge's sessions here that were lost, until it joins again
 }
 
 var _ registry.Store = (*Store)(nil)

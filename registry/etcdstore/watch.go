@@ -52,12 +52,15 @@ func (s *Store) watch(ctx context.Context, from int64, fn func(registry.Batch) e
 	}
 	s.mu.Lock()
 	why, other := now.replaces(s.known)
-	if !other || from == 0 {
-		s.known = now
+	// A reader who lists anew for another reason must be told of it too, once: what it knows is about the store before.
+	_, third := now.replaces(s.another)
+	listed := other && from == 0 && s.another != identity{} && !third
+	if s.another = now; listed || !other {
+		s.known, s.another = now, identity{}
 	}
 	s.mu.Unlock()
 	switch {
-	case other && from == 0:
+	case listed:
 		s.written.Store(false) // look at its schema before writing
 	case other:
 		return fmt.Errorf("%w: %s", registry.ErrReset, why)
