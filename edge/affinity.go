@@ -168,7 +168,7 @@ func (c *client) routeAgain(revision int64) {
 // reconsider runs the router again with the record that stands instead of the one that we knew: our broker is the one after all,
 // or the record is to be replaced, or the client is to go where the record says. Called with mu held.
 func (c *client) reconsider(found registry.Affinity, now time.Time) {
-	if c.closed && found.Present() {
+	if c.over() && found.Present() {
 		return // another edge has the key now
 	}
 	if !c.lasts() && (!found.Present() || found.Broker == c.at.Broker) {
@@ -214,7 +214,7 @@ func (c *client) recordChanged(a registry.Affinity) {
 	c.mu.Lock()
 	defer c.unlock()
 	switch {
-	case !c.accepted || c.closed: // not proven yet: the commit will meet the record
+	case !c.accepted || c.over(): // not proven yet: the commit will meet the record
 	case c.writing: // likewise, unless that was sooner
 		c.missed = true
 	default:
@@ -225,7 +225,7 @@ func (c *client) recordChanged(a registry.Affinity) {
 // changed compares the session with the record that stands. Called with mu held.
 func (c *client) changed(a registry.Affinity, now time.Time) {
 	switch {
-	case c.closed:
+	case c.over():
 	case !a.Present():
 		// Deleted, by its lease or by hand: a session that lives is recorded.
 		if c.record = (registry.Affinity{}); c.lasts() {
@@ -245,7 +245,7 @@ func (c *client) changed(a registry.Affinity, now time.Time) {
 func (c *client) refresh(now time.Time) {
 	c.mu.Lock()
 	defer c.unlock()
-	if c.accepted && !c.closed && !c.writing && !c.refreshAt.IsZero() && !now.Before(c.refreshAt) {
+	if c.accepted && !c.over() && !c.writing && !c.refreshAt.IsZero() && !now.Before(c.refreshAt) {
 		c.settle(now)
 	}
 }

@@ -41,6 +41,7 @@ type client struct {
 	inTable   bool
 	accepted  bool
 	closed    bool
+	gone      bool // the broker has ended it; its client may still be reading
 	ended     bool // we have stopped it
 	renew     bool // the broker made the session anew: the record is written whatever it says
 	writing   bool // a write is under way: the watch's word is left to its outcome
@@ -331,13 +332,31 @@ func (c *client) unplace() {
 	}
 }
 
+// over reports whether nothing lives at the broker any more: the record, and who has it, is no business of this session's from then on, except that a
+// write which is under way comes to its end. Called with mu held.
+func (c *client) over() bool { return c.closed || c.gone || c.ended }
+
+// BrokerEnded implements relay.Owner. The client may take a while to hear of it; nobody counts it as live meanwhile.
+func (c *client) BrokerEnded(relay.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.gone = true
+	c.depart()
+}
+
+// depart takes the session out of the table for good. Called with mu held.
+func (c *client) depart() {
+	at := c.at
+	c.unplace()
+	c.at = at // writes that are under way still ask
+}
+
 // Closed implements relay.Owner.
 func (c *client) Closed(sum relay.Summary) {
 	c.mu.Lock()
 	at, why := c.at, c.why
 	c.closed = true
-	c.unplace()
-	c.at = at // writes that are under way still ask
+	c.depart()
 	c.mu.Unlock()
 	s := c.srv
 	s.live.Add(-1)

@@ -261,6 +261,28 @@ func TestAWriteOutlivesItsClient(t *testing.T) {
 	d.none("committed")
 }
 
+// A session that its broker has ended, or we have, while its client has not heard of it yet, brings no record back that somebody has deleted since.
+func TestAnEndedSessionWritesNothing(t *testing.T) {
+	for name, end := range map[string]func(c *client, f *fakeConn){
+		"by the broker": func(c *client, f *fakeConn) { c.BrokerEnded(f) },
+		"by us":         func(c *client, _ *fakeConn) { c.end(relay.ReasonBrokerDown) },
+	} {
+		d := newDesk(t, nil)
+		c, f := d.come(persistent("x"))
+		c.Accepted(f, mqtt.Connack{}, 0)
+		w := d.one()
+		r := d.commit(w.Write)
+		w.done(r)
+		end(c, f)
+		d.commit(registry.Write{Pool: "default", Key: "x", Guard: r.Revision})
+		c.refresh(time.Now().Add(24 * time.Hour))
+		d.none("the session has ended " + name)
+		if n := d.table.count(); name == "by the broker" && n != 0 {
+			t.Errorf("%d live sessions", n)
+		}
+	}
+}
+
 func TestADisconnectDuringTheWrite(t *testing.T) {
 	for _, c := range []struct {
 		name   string

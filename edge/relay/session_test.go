@@ -184,6 +184,14 @@ var scripts = []struct {
 		established5,
 		broker(bigPublish[:1000]), clientGets(bigPublish[:1000]), stop(ReasonShutdown), clientEnds, brokerEnds, clientFIN, told("closed shutdown"),
 	)},
+	{name: "the broker ends, and the client stays", limits: Limits{Linger: 100 * time.Millisecond}, steps: then(
+		established,
+		broker(publish), brokerFIN, told("broker ended"), clientGets(publish), clientEnds, after(time.Second), told("closed broker_closed"),
+	)},
+	{name: "the broker breaks, and the client stays", limits: Limits{Linger: 100 * time.Millisecond}, steps: then(
+		established,
+		brokerAbort, told("broker ended"), clientEnds, after(time.Second), told("closed broker_closed"),
+	)},
 	{name: "stopped after its goodbye", steps: then(
 		established,
 		client(goodbye), brokerGets(goodbye), told("goodbye 0 false 0"), stop(ReasonShutdown), brokerFIN, clientEnds, clientFIN,
