@@ -299,7 +299,7 @@ func TestIdle(t *testing.T) {
 	r.end(0, pids...)
 }
 
-// A demo that is killed takes its processes along, a frozen one too where the kernel helps.
+// A demo that is killed takes its processes along, a frozen one too where the kernel helps, and its files go with the next demo.
 func TestKilled(t *testing.T) {
 	t.Parallel()
 	r := start(t, "--idle")
@@ -320,6 +320,12 @@ func TestKilled(t *testing.T) {
 			}
 			return nil
 		})
+	}
+	if removed := sweep(r.temp); len(removed) != 1 {
+		t.Errorf("the next demo would remove %v", removed)
+	}
+	if left, err := os.ReadDir(r.temp); err != nil || len(left) > 0 {
+		t.Errorf("%v, %v: files are left", left, err)
 	}
 }
 
