@@ -119,7 +119,7 @@ func (r *reader) named(ctx context.Context, changes []registry.Change, nameless 
 		res, err := r.cli.Txn(ask).Then(ops...).Commit()
 		cancel()
 		if err != nil {
-			return nil, watchFailure("read a former value", err)
+			return nil, r.store.watchFailure("read a former value", err)
 		}
 		for i, e := range part {
 			c := &changes[e.index]

@@ -214,8 +214,10 @@ func TestForeignKeysAndValues(t *testing.T) {
 	if err := s.SetPin(t.Context(), registry.PinRef{Pool: "p", Key: "last"}, "b1"); err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]bool{fmt.Sprint(registry.KindAffinity, "p/good"): true, fmt.Sprint(registry.KindPin, "p/last"): true,
-		fmt.Sprint(registry.KindPool, "/p"): true} // which is told as what it is
+	want := map[string]bool{
+		fmt.Sprint(registry.KindAffinity, "p/good"): true, fmt.Sprint(registry.KindPin, "p/last"): true,
+		fmt.Sprint(registry.KindPool, "/p"): true,
+	} // which is told as what it is
 	if got := <-followed; !maps.Equal(got, want) {
 		t.Errorf("who followed knows %v, want %v", got, want)
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -52,11 +53,12 @@ about brokers (drain, out) is never touched.`,
 			a.mesh, a.pools, a.out = cmp.Or(mesh, m.Name), m.Pools, cmd.OutOrStdout()
 			store, err := etcd.open(a.mesh)
 			if err != nil {
-				return etcd.explain(err)
+				return err // nothing was asked of etcd yet
 			}
+			begun := time.Now()
 			ctx, cancel := context.WithTimeout(cmd.Context(), etcd.timeout)
 			defer cancel()
-			return errors.Join(etcd.explain(a.apply(ctx, store)), store.Close())
+			return errors.Join(etcd.explain(a.apply(ctx, store), time.Since(begun)), store.Close())
 		},
 	}
 	f := cmd.Flags()

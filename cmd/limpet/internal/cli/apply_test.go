@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"path/filepath"
 	"reflect"
@@ -256,8 +257,25 @@ func TestApplyWithoutEtcd(t *testing.T) {
 	file := write(t, filepath.Join(t.TempDir(), "mesh.yaml"), "mesh: m\npools: [{name: p, brokers: [{id: b, address: 'h:1'}]}]\n")
 	url := "http://" + l.Addr().String()
 	code, stdout, stderr := limpet(t, "apply", "-f", file, "--etcd", url, "--timeout", "200ms")
-	if code != codeFailed || stdout != "" || strings.Count(stderr, "\n") != 1 ||
-		!strings.HasPrefix(stderr, "limpet: etcd at "+url+" did not answer within 200ms: start it, correct --etcd, or raise --timeout (") {
+	if code != codeFailed || stdout != "" || strings.Count(stderr, "\n") != 1 || !strings.HasPrefix(stderr, "limpet: no answer from etcd after ") ||
+		!strings.Contains(stderr, ": start it, or correct --etcd, or raise --timeout (") || !strings.Contains(stderr, "etcd at "+url+": ") {
 		t.Errorf("exit %d, stdout %q, stderr %q", code, stdout, stderr)
+	}
+}
+
+// What is told is the time that it took, and a longer --timeout is no advice where it was not what ended the wait.
+func TestExplainTellsTheTimeItTook(t *testing.T) {
+	e := etcdFlags{timeout: 5 * time.Second}
+	err := fmt.Errorf("%w: etcd at http://h:1: watch: cannot connect: refused: %w", registry.ErrUnavailable, context.DeadlineExceeded)
+	for after, want := range map[time.Duration]string{
+		3*time.Second + 4*time.Millisecond: "no answer from etcd after 3s: start it, or correct --etcd (" + err.Error() + ")",
+		5*time.Second + 4*time.Millisecond: "no answer from etcd after 5s: start it, or correct --etcd, or raise --timeout (" + err.Error() + ")",
+	} {
+		if got := e.explain(err, after).Error(); got != want {
+			t.Errorf("after %v:\n%s\nwant\n%s", after, got, want)
+		}
+	}
+	if got := e.explain(registry.ErrConflict, time.Second); got != registry.ErrConflict {
+		t.Errorf("%v", got)
 	}
 }
