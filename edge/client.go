@@ -225,8 +225,13 @@ func (c *client) failed(q relay.Query) (local bool) {
 	}
 	reason := upstream.Reason(q.Err)
 	s.conf.Metrics.dialFailed(ref, reason)
-	if reason == upstream.ReasonLocal {
+	switch reason {
+	case upstream.ReasonLocal:
 		return true
+	case upstream.ReasonSelf:
+		if s.itself.now() {
+			s.log.Error().Str("pool", ref.Pool).Str("broker", ref.Broker).Err(q.Err).Msg("the address of a broker is a listener of this edge: nobody is sent there")
+		}
 	}
 	if p := s.view.Load().Pool(ref.Pool); p != nil {
 		if b := p.Broker(ref.Broker); b != nil {

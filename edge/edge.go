@@ -40,7 +40,7 @@ const (
 	refreshEvery = 30 * time.Second
 	// commitAgain bounds how often one CONNACK's record is fought for before the client is left to the next look-over.
 	commitAgain = 8
-	// warnEvery is how often a listener that cannot accept says so.
+	// warnEvery is how often what happens to each of many clients is said.
 	warnEvery = 10 * time.Second
 	// drainRate is how many sessions a second a leaving edge ends at least.
 	drainRate = 500
@@ -88,12 +88,14 @@ type Server struct {
 	state atomic.Pointer[registry.State]
 	view  atomic.Pointer[router.View]
 	loops []*relay.Loop
+	own   ownAddresses
 
 	counters relay.Counters
 	held     *relay.Budget // what clients of all listeners have sent that have no CONNACK yet
 	live     atomic.Int64  // sessions, from accept to Closed
 	draining atomic.Bool   // Drain was called
 	leaving  atomic.Bool   // no session is begun any more: draining, or Run ends
+	itself   seldom        // warned that a broker is this edge
 
 	mu        sync.Mutex
 	listeners []*listener
@@ -120,6 +122,7 @@ func New(conf Config) (*Server, error) {
 			s.loops = append(s.loops, l)
 		}
 	}
+	conf.Resolver.Refuse(s.own.has)
 	conf.Metrics.observe(s)
 	return s, nil
 }
@@ -136,8 +139,9 @@ func (s *Server) Listen(conf Listener) (*listen.Listener, error) {
 	ln.open = l
 	s.conf.Metrics.open(conf.Name)
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.listeners = append(s.listeners, ln)
-	s.mu.Unlock()
+	s.own.add(l.Addr())
 	return l, nil
 }
 
@@ -331,7 +335,8 @@ type listener struct {
 	mu     sync.Mutex
 	leave  []func() // makes the loops stop accepting
 	closed bool
-	warned time.Time // when accept's failure was logged last
+
+	warned seldom // of accept's failure
 }
 
 // serve accepts until ctx ends or the listener is closed: in the loops where they can, in goroutines otherwise.
@@ -391,14 +396,7 @@ func (ln *listener) close() {
 
 // acceptFailed logs, now and then, that nobody can be accepted.
 func (ln *listener) acceptFailed(err error) {
-	now := time.Now()
-	ln.mu.Lock()
-	quiet := !ln.warned.IsZero() && now.Sub(ln.warned) < warnEvery
-	if !quiet {
-		ln.warned = now
-	}
-	ln.mu.Unlock()
-	if !quiet {
+	if ln.warned.now() {
 		ln.srv.log.Warn().Err(err).Str("listener", ln.open.Config().Name).Int("sessions", ln.srv.Live()).Msg("accept failed; trying again")
 	}
 }
