@@ -13,9 +13,15 @@ import (
 // Accepted implements relay.Owner: the broker has the client, so its affinity may be written (only proven clients cost state).
 func (c *client) Accepted(_ relay.Conn, k mqtt.Connack, after time.Duration) {
 	c.srv.conf.Metrics.established(c.origin.Listener, after)
+	c.accept(k)
+	c.supersede()
+}
+
+// accept takes what matters from the CONNACK, and settles the record.
+func (c *client) accept(k mqtt.Connack) {
 	c.mu.Lock()
 	defer c.unlock()
-	c.accepted = true
+	c.accepted, c.turn = true, c.srv.turns.Add(1)
 	// A session that is new although there is a record: whoever is about to delete the record, because of the old session, must fail.
 	c.renew = !k.SessionPresent && c.version != mqtt.V31 // which cannot tell
 	if k.HasSessionExpiry {                              // the broker's word overrides the client's [MQTT5 §3.2.2.3.2]
@@ -25,6 +31,21 @@ func (c *client) Accepted(_ relay.Conn, k mqtt.Connack, after time.Duration) {
 		c.adopt(string(k.AssignedClientID))
 	}
 	c.settle(time.Now())
+}
+
+// supersede ends the older connections of the same client [MQTT-3.1.4-2, MQTT5 3.1.4-3]. Where both are at one broker it does so by itself, and knows better
+// than we who is the same client.
+func (c *client) supersede() {
+	c.mu.Lock()
+	key, turn, at := c.key, c.turn, c.at
+	c.mu.Unlock()
+	c.srv.table.find(key.pool, key.key, func(o *client) {
+		o.mu.Lock()
+		defer o.unlock()
+		if o.accepted && o.turn < turn && o.at != at {
+			o.stopFor(relay.ReasonTwin)
+		}
+	})
 }
 
 // adopt takes the ID that the broker made up as the client's key. Called with mu held.

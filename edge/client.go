@@ -40,6 +40,7 @@ type client struct {
 	guard     routeGuard
 	inTable   bool
 	accepted  bool
+	turn      uint64 // among all that this edge's brokers have accepted; 0 = not yet
 	closed    bool
 	gone      bool // the broker has ended it; its client may still be reading
 	ended     bool // we have stopped it

@@ -93,6 +93,7 @@ type Server struct {
 	counters relay.Counters
 	held     *relay.Budget // what clients of all listeners have sent that have no CONNACK yet
 	live     atomic.Int64  // sessions, from accept to Closed
+	turns    atomic.Uint64 // clients that brokers have accepted
 	draining atomic.Bool   // Drain was called
 	leaving  atomic.Bool   // no session is begun any more: draining, or Run ends
 	itself   seldom        // warned that a broker is this edge

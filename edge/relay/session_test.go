@@ -179,6 +179,10 @@ var scripts = []struct {
 		established5,
 		stop(ReasonMoved), clientGets([]byte{0xe0, 2, mqtt.UseAnotherServer, 0}), clientEnds, brokerEnds, clientFIN, told("closed moved"),
 	)},
+	{name: "stopped for a newer connection, MQTT 5", steps: then(
+		established5,
+		stop(ReasonTwin), clientGets([]byte{0xe0, 2, mqtt.SessionTakenOver, 0}), clientEnds, brokerEnds, clientFIN, told("closed twin"),
+	)},
 	{name: "stopped while relaying, MQTT 3.1.1", steps: then(established, stop(ReasonBrokerDown), clientEnds, brokerEnds, clientFIN, told("closed broker_down"))},
 	{name: "stopped in the middle of a packet", steps: then(
 		established5,
