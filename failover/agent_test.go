@@ -497,11 +497,13 @@ func TestAnEdgeThatCannotJoinSaysSo(t *testing.T) {
 		running.Go(func() { _ = cache.Run(ctx) })
 		running.Go(func() { _ = agent.Run(ctx) })
 		time.Sleep(10 * time.Minute)
+		synctest.Wait()
 		if st := agent.Status(); log.Len() > 0 || st.Registered || !errors.Is(st.Apart, registry.ErrUnavailable) {
 			t.Errorf("without a store: status %+v, log %s", st, &log)
 		}
 		store.set(inUse)
 		time.Sleep(10 * time.Minute)
+		synctest.Wait()
 		if n := strings.Count(log.String(), inUse.Error()); n < 9 || n > 11 {
 			t.Errorf("%d lines in ten minutes:\n%s", n, &log)
 		}
@@ -510,6 +512,7 @@ func TestAnEdgeThatCannotJoinSaysSo(t *testing.T) {
 		}
 		store.set(nil)
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if st := agent.Status(); !st.Registered || st.Apart != nil {
 			t.Errorf("in the end: status %+v", st)
 		}
