@@ -53,7 +53,7 @@ fuzz: ## Run every fuzz target for FUZZTIME, one after another (PKG=./edge/mqtt 
 	done
 
 .PHONY: drills
-drills: ## Run the tests at their full size (LIMPET_DRILLS=1): minutes to hours (RUN=TestDrill)
+drills: ## Run the tests at their full size (LIMPET_DRILLS=1): minutes to hours (RUN=TestConnack PKG=./cmd/...)
 	LIMPET_DRILLS=1 go test -count 1 -timeout $(DRILL_TIMEOUT) -v -run '$(RUN)' $(PKG)
 
 .PHONY: demo

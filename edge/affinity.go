@@ -10,12 +10,18 @@ import (
 	"github.com/limpet-mesh/limpet/router"
 )
 
-// Accepted implements relay.Owner: the broker has the client, so its affinity may be written (DESIGN: only proven clients cost state).
+// Accepted implements relay.Owner: the broker has the client, so its affinity may be written (only proven clients cost state).
 func (c *client) Accepted(_ relay.Conn, k mqtt.Connack, after time.Duration) {
 	c.srv.conf.Metrics.established(c.origin.Listener, after)
+	c.accept(k)
+	c.supersede()
+}
+
+// accept takes what matters from the CONNACK, and settles the record.
+func (c *client) accept(k mqtt.Connack) {
 	c.mu.Lock()
 	defer c.unlock()
-	c.accepted = true
+	c.accepted, c.turn = true, c.srv.turns.Add(1)
 	// A session that is new although there is a record: whoever is about to delete the record, because of the old session, must fail.
 	c.renew = !k.SessionPresent && c.version != mqtt.V31 // which cannot tell
 	if k.HasSessionExpiry {                              // the broker's word overrides the client's [MQTT5 §3.2.2.3.2]
@@ -25,6 +31,21 @@ func (c *client) Accepted(_ relay.Conn, k mqtt.Connack, after time.Duration) {
 		c.adopt(string(k.AssignedClientID))
 	}
 	c.settle(time.Now())
+}
+
+// supersede ends the older connections of the same client [MQTT-3.1.4-2, MQTT5 3.1.4-3]. Where both are at one broker it does so by itself, and knows better
+// than we who is the same client.
+func (c *client) supersede() {
+	c.mu.Lock()
+	key, turn, at := c.key, c.turn, c.at
+	c.mu.Unlock()
+	c.srv.table.find(key.pool, key.key, func(o *client) {
+		o.mu.Lock()
+		defer o.unlock()
+		if o.accepted && o.turn < turn && o.at != at {
+			o.stopFor(relay.ReasonTwin)
+		}
+	})
 }
 
 // adopt takes the ID that the broker made up as the client's key. Called with mu held.
@@ -168,7 +189,7 @@ func (c *client) routeAgain(revision int64) {
 // reconsider runs the router again with the record that stands instead of the one that we knew: our broker is the one after all,
 // or the record is to be replaced, or the client is to go where the record says. Called with mu held.
 func (c *client) reconsider(found registry.Affinity, now time.Time) {
-	if c.closed && found.Present() {
+	if c.over() && found.Present() {
 		return // another edge has the key now
 	}
 	if !c.lasts() && (!found.Present() || found.Broker == c.at.Broker) {
@@ -206,9 +227,7 @@ func (c *client) lasts() bool {
 
 // move sends the client away, to come back where its key belongs. Called with mu held.
 func (c *client) move() {
-	if c.stopFor(relay.ReasonMoved) {
-		c.srv.conf.Metrics.moved()
-	}
+	c.stopFor(relay.ReasonMoved)
 }
 
 // recordChanged is the watch's word on the key.
@@ -216,7 +235,7 @@ func (c *client) recordChanged(a registry.Affinity) {
 	c.mu.Lock()
 	defer c.unlock()
 	switch {
-	case !c.accepted || c.closed: // not proven yet: the commit will meet the record
+	case !c.accepted || c.over(): // not proven yet: the commit will meet the record
 	case c.writing: // likewise, unless that was sooner
 		c.missed = true
 	default:
@@ -227,7 +246,7 @@ func (c *client) recordChanged(a registry.Affinity) {
 // changed compares the session with the record that stands. Called with mu held.
 func (c *client) changed(a registry.Affinity, now time.Time) {
 	switch {
-	case c.closed:
+	case c.over():
 	case !a.Present():
 		// Deleted, by its lease or by hand: a session that lives is recorded.
 		if c.record = (registry.Affinity{}); c.lasts() {
@@ -247,7 +266,7 @@ func (c *client) changed(a registry.Affinity, now time.Time) {
 func (c *client) refresh(now time.Time) {
 	c.mu.Lock()
 	defer c.unlock()
-	if c.accepted && !c.closed && !c.writing && !c.refreshAt.IsZero() && !now.Before(c.refreshAt) {
+	if c.accepted && !c.over() && !c.writing && !c.refreshAt.IsZero() && !now.Before(c.refreshAt) {
 		c.settle(now)
 	}
 }

@@ -40,7 +40,9 @@ type client struct {
 	guard     routeGuard
 	inTable   bool
 	accepted  bool
+	turn      uint64 // among all that this edge's brokers have accepted; 0 = not yet
 	closed    bool
+	gone      bool // the broker has ended it; its client may still be reading
 	ended     bool // we have stopped it
 	renew     bool // the broker made the session anew: the record is written whatever it says
 	writing   bool // a write is under way: the watch's word is left to its outcome
@@ -105,13 +107,15 @@ func (c *client) end(r relay.Reason) {
 	c.stopFor(r)
 }
 
-// stopFor has unlock stop the session, once. It reports whether this is that time. Called with mu held.
-func (c *client) stopFor(r relay.Reason) bool {
+// stopFor has unlock stop the session, once. Called with mu held.
+func (c *client) stopFor(r relay.Reason) {
 	if c.ended || c.closed || c.conn == nil {
-		return false
+		return
 	}
 	c.ended, c.stop = true, r
-	return true
+	if r == relay.ReasonMoved {
+		c.srv.conf.Metrics.moved()
+	}
 }
 
 // broker is where the session is, or is going.
@@ -222,8 +226,13 @@ func (c *client) failed(q relay.Query) (local bool) {
 	}
 	reason := upstream.Reason(q.Err)
 	s.conf.Metrics.dialFailed(ref, reason)
-	if reason == upstream.ReasonLocal {
+	switch reason {
+	case upstream.ReasonLocal:
 		return true
+	case upstream.ReasonSelf:
+		if s.itself.now() {
+			s.log.Error().Str("pool", ref.Pool).Str("broker", ref.Broker).Err(q.Err).Msg("the address of a broker is a listener of this edge: nobody is sent there")
+		}
 	}
 	if p := s.view.Load().Pool(ref.Pool); p != nil {
 		if b := p.Broker(ref.Broker); b != nil {
@@ -329,13 +338,31 @@ func (c *client) unplace() {
 	}
 }
 
+// over reports whether nothing lives at the broker any more: the record, and who has it, is no business of this session's from then on, except that a
+// write which is under way comes to its end. Called with mu held.
+func (c *client) over() bool { return c.closed || c.gone || c.ended }
+
+// BrokerEnded implements relay.Owner. The client may take a while to hear of it; nobody counts it as live meanwhile.
+func (c *client) BrokerEnded(relay.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.gone = true
+	c.depart()
+}
+
+// depart takes the session out of the table for good. Called with mu held.
+func (c *client) depart() {
+	at := c.at
+	c.unplace()
+	c.at = at // writes that are under way still ask
+}
+
 // Closed implements relay.Owner.
 func (c *client) Closed(sum relay.Summary) {
 	c.mu.Lock()
 	at, why := c.at, c.why
 	c.closed = true
-	c.unplace()
-	c.at = at // writes that are under way still ask
+	c.depart()
 	c.mu.Unlock()
 	s := c.srv
 	s.live.Add(-1)

@@ -40,7 +40,7 @@ const (
 	refreshEvery = 30 * time.Second
 	// commitAgain bounds how often one CONNACK's record is fought for before the client is left to the next look-over.
 	commitAgain = 8
-	// warnEvery is how often a listener that cannot accept says so.
+	// warnEvery is how often what happens to each of many clients is said.
 	warnEvery = 10 * time.Second
 	// drainRate is how many sessions a second a leaving edge ends at least.
 	drainRate = 500
@@ -52,7 +52,7 @@ type Committer interface {
 	Submit(w registry.Write, done func(registry.Result))
 }
 
-// Config is what a Server needs. All of it is required but Doubt, Loops, MaxConnections and MaxHeld.
+// Config is what a Server needs. All of it is required but Doubt, Loops, MaxConnections, MaxHeld and LogLost.
 type Config struct {
 	ID        string
 	Cache     *registry.Cache
@@ -69,6 +69,8 @@ type Config struct {
 	MaxConnections int
 	// MaxHeld bounds what clients without a CONNACK hold of memory together, in bytes; 0 = relay.DefaultBudget.
 	MaxHeld int64
+	// LogLost is the number of lines that Log had to drop, for the metrics; nil = it drops none.
+	LogLost func() uint64
 }
 
 // Listener is an address that clients connect to.
@@ -86,12 +88,15 @@ type Server struct {
 	state atomic.Pointer[registry.State]
 	view  atomic.Pointer[router.View]
 	loops []*relay.Loop
+	own   ownAddresses
 
 	counters relay.Counters
 	held     *relay.Budget // what clients of all listeners have sent that have no CONNACK yet
 	live     atomic.Int64  // sessions, from accept to Closed
+	turns    atomic.Uint64 // clients that brokers have accepted
 	draining atomic.Bool   // Drain was called
 	leaving  atomic.Bool   // no session is begun any more: draining, or Run ends
+	itself   seldom        // warned that a broker is this edge
 
 	mu        sync.Mutex
 	listeners []*listener
@@ -118,6 +123,7 @@ func New(conf Config) (*Server, error) {
 			s.loops = append(s.loops, l)
 		}
 	}
+	conf.Resolver.Refuse(s.own.has)
 	conf.Metrics.observe(s)
 	return s, nil
 }
@@ -134,8 +140,9 @@ func (s *Server) Listen(conf Listener) (*listen.Listener, error) {
 	ln.open = l
 	s.conf.Metrics.open(conf.Name)
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.listeners = append(s.listeners, ln)
-	s.mu.Unlock()
+	s.own.add(l.Addr())
 	return l, nil
 }
 
@@ -306,7 +313,7 @@ func (s *Server) SetState(st *registry.State) {
 }
 
 // AffinityChanged tells that the store has another record for a key, or none (no Broker). Live clients of the key that are elsewhere are
-// closed: they will come home (DESIGN: no split session).
+// closed: they will come home (no split session).
 func (s *Server) AffinityChanged(pool, key string, a registry.Affinity) {
 	s.table.find(pool, key, func(c *client) { c.recordChanged(a) })
 }
@@ -329,7 +336,8 @@ type listener struct {
 	mu     sync.Mutex
 	leave  []func() // makes the loops stop accepting
 	closed bool
-	warned time.Time // when accept's failure was logged last
+
+	warned seldom // of accept's failure
 }
 
 // serve accepts until ctx ends or the listener is closed: in the loops where they can, in goroutines otherwise.
@@ -389,14 +397,7 @@ func (ln *listener) close() {
 
 // acceptFailed logs, now and then, that nobody can be accepted.
 func (ln *listener) acceptFailed(err error) {
-	now := time.Now()
-	ln.mu.Lock()
-	quiet := !ln.warned.IsZero() && now.Sub(ln.warned) < warnEvery
-	if !quiet {
-		ln.warned = now
-	}
-	ln.mu.Unlock()
-	if !quiet {
+	if ln.warned.now() {
 		ln.srv.log.Warn().Err(err).Str("listener", ln.open.Config().Name).Int("sessions", ln.srv.Live()).Msg("accept failed; trying again")
 	}
 }

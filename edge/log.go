@@ -3,12 +3,23 @@ package edge
 import (
 	"strconv"
 	"strings"
+	"sync/atomic"
+	"time"
 	"unicode/utf8"
 
 	"github.com/limpet-mesh/limpet/edge/relay"
 	"github.com/limpet-mesh/limpet/registry"
 	"github.com/limpet-mesh/limpet/router"
 )
+
+// seldom lets something be said every warnEvery.
+type seldom struct{ last atomic.Int64 }
+
+// now reports whether it is time, and takes the turn.
+func (s *seldom) now() bool {
+	last, now := s.last.Load(), time.Now().UnixNano()
+	return (last == 0 || now-last >= int64(warnEvery)) && s.last.CompareAndSwap(last, now)
+}
 
 // log writes the session's one line.
 func (c *client) log(sum relay.Summary, at registry.BrokerRef, why router.Why) {

@@ -78,6 +78,11 @@ func (m *Metrics) observe(s *Server) {
 	gauge("connections", "Sessions now, from accept to close.", func() float64 { return float64(s.live.Load()) })
 	gauge("routed_connections", "Sessions now that have, or are getting, a broker.", func() float64 { return float64(s.table.count()) })
 	gauge("held_bytes", "Memory that clients without a CONNACK take beyond 2 KiB each.", func() float64 { return float64(s.held.Used()) })
+	if lost := s.conf.LogLost; lost != nil {
+		m.reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "limpet_edge_log_lines_lost_total", Help: "Lines of the log that were dropped because its reader did not take them in time.",
+		}, func() float64 { return float64(lost()) }))
+	}
 	for _, side := range []relay.Side{relay.Client, relay.Broker} {
 		labels := prometheus.Labels{"from": side.String()}
 		m.reg.MustRegister(

@@ -66,6 +66,7 @@ type Agent struct {
 	mon  *monitor
 
 	registered atomic.Bool
+	apart      atomic.Pointer[error] // why this edge could not join last, nil once it has
 }
 
 // New returns an Agent that does nothing before Run.
@@ -103,19 +104,26 @@ func (a *Agent) Run(ctx context.Context) error {
 // attend keeps this edge registered.
 func (a *Agent) attend(ctx context.Context) {
 	log := a.conf.Log.With().Str("edge", a.conf.Edge.ID).Logger()
+	var told time.Time // when the log was told last why not
 	for wait := retryMin; ; {
 		joining, cancel := context.WithTimeout(ctx, joinTimeout)
 		session, err := a.conf.Store.Join(joining, a.conf.Edge)
 		cancel()
 		if err == nil {
 			log.Info().Msg("joined the mesh")
-			wait = retryMin
+			wait, told = retryMin, time.Time{}
+			a.apart.Store(nil)
 			a.serve(ctx, session)
 			if ctx.Err() == nil {
 				log.Warn().Msg("session lost, joining again")
 			}
 		} else if ctx.Err() == nil {
-			log.Debug().Err(err).Msg("not joined")
+			a.apart.Store(&err)
+			level := zerolog.DebugLevel // of a store that is away the watch tells
+			if now := time.Now(); !errors.Is(err, registry.ErrUnavailable) && (told.IsZero() || now.Sub(told) >= tellApart) {
+				level, told = zerolog.WarnLevel, now
+			}
+			log.WithLevel(level).Err(err).Msg("not registered in the mesh: this edge serves, but has no voice in what is down")
 		}
 		select {
 		case <-ctx.Done():
@@ -150,9 +158,10 @@ func (a *Agent) serve(ctx context.Context, session registry.Session) {
 
 // Status is what an Agent knows, for people and readiness checks.
 type Status struct {
-	Current    bool // the store is in reach
-	Registered bool // this edge has a session
-	Leader     bool // this edge leads, as far as its State shows
+	Current    bool  // the store is in reach
+	Registered bool  // this edge has a session
+	Apart      error // why it could not get one last: another edge has its id, the store is away; nil with a session
+	Leader     bool  // this edge leads, as far as its State shows
 	Brokers    []BrokerStatus
 }
 
@@ -173,6 +182,9 @@ func (a *Agent) Status() Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	st := Status{Current: m.current, Registered: a.registered.Load()}
+	if err := a.apart.Load(); err != nil {
+		st.Apart = *err
+	}
 	if m.state == nil {
 		return st
 	}

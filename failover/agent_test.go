@@ -1,12 +1,19 @@
 package failover
 
 import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/limpet-mesh/limpet/registry"
+	"github.com/rs/zerolog"
 )
 
 // in runs a test in fake time.
@@ -451,5 +458,66 @@ func TestStatus(t *testing.T) {
 		if s := r.edges["e1"].agent.Status(); s.Registered || s.Leader {
 			t.Errorf("after leaving: %+v", s)
 		}
+	})
+}
+
+// apart is a store that lets nobody join.
+type apart struct {
+	registry.Store
+	mu  sync.Mutex
+	err error
+}
+
+func (s *apart) Join(ctx context.Context, e registry.Edge) (registry.Session, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return nil, s.err
+	}
+	return s.Store.Join(ctx, e)
+}
+
+func (s *apart) set(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err = err
+}
+
+// An edge whose id another one has is told so: in the log, once a minute, and in its status. A store that is away is others' news.
+func TestAnEdgeThatCannotJoinSaysSo(t *testing.T) {
+	in(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		inUse := errors.New("edge id in use")
+		store := &apart{Store: r.store.Client(), err: fmt.Errorf("%w: no answer", registry.ErrUnavailable)}
+		var log bytes.Buffer
+		ctx, cancel := context.WithCancel(t.Context())
+		cache := registry.NewCache(registry.CacheConfig{Store: store})
+		agent := New(Config{Edge: registry.Edge{ID: "e1"}, Store: store, Source: cache, Prober: prober{r, "e1"}, Log: zerolog.New(&log).Level(zerolog.WarnLevel)})
+		var running sync.WaitGroup
+		running.Go(func() { _ = cache.Run(ctx) })
+		running.Go(func() { _ = agent.Run(ctx) })
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if st := agent.Status(); log.Len() > 0 || st.Registered || !errors.Is(st.Apart, registry.ErrUnavailable) {
+			t.Errorf("without a store: status %+v, log %s", st, &log)
+		}
+		store.set(inUse)
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if n := strings.Count(log.String(), inUse.Error()); n < 9 || n > 11 {
+			t.Errorf("%d lines in ten minutes:\n%s", n, &log)
+		}
+		if st := agent.Status(); st.Registered || st.Apart != inUse {
+			t.Errorf("another has the id: status %+v", st)
+		}
+		store.set(nil)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if st := agent.Status(); !st.Registered || st.Apart != nil {
+			t.Errorf("in the end: status %+v", st)
+		}
+		cancel()
+		running.Wait()
+		store.Close()
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strings"
 	"syscall"
 	"time"
 
@@ -137,9 +138,10 @@ func reasonOf(o Outcome, err error) string {
 	if t := net.Error(nil); errors.As(err, &t) && t.Timeout() {
 		return "no answer in time"
 	}
-	const most = 120
-	if s := err.Error(); len(s) > most {
-		return s[:most]
+	const most = 200
+	s := err.Error()
+	if len(s) <= most {
+		return s
 	}
-	return err.Error()
+	return strings.ToValidUTF8(s[:most], "") + " ..."
 }

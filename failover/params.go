@@ -46,6 +46,9 @@ const (
 	// joinTimeout bounds one attempt to register.
 	joinTimeout = 5 * time.Second
 
+	// tellApart is how often an edge that cannot join says so: nobody else will notice that two edges have one id.
+	tellApart = time.Minute
+
 	// retryMin and retryMax bound the back-off of reports, registrations and campaigns.
 	retryMin = 200 * time.Millisecond
 	retryMax = 5 * time.Second

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -72,7 +73,10 @@ type Cache struct {
 	building *table   // of the listing under way, else nil
 	aside    []Change // of the listing under way, except affinities
 	relist   bool     // the next watch begins with a listing
-	reset    bool     // the store is another one: what notices said is about the old one
+	reset    bool     // the store is another one: revisions that were known are about the old one
+	lost     int64    // with reset: Unix seconds of the old one's last word
+	stored   *State   // what the store says, without what a former one said; State without former
+	former   *State   // of pools that a former store had and this one has said nothing about, else nil
 
 	mu         sync.Mutex
 	reached    int64 // revision whose subscribers have been called
@@ -96,7 +100,7 @@ func NewCache(conf CacheConfig) *Cache {
 	if conf.MaxEntries <= 0 {
 		conf.MaxEntries = defaultMaxEntries
 	}
-	c := &Cache{conf: conf, base: time.Now(), seed: maphash.MakeSeed(), relist: true}
+	c := &Cache{conf: conf, base: time.Now(), seed: maphash.MakeSeed(), relist: true, stored: &State{}}
 	c.table.Store(newTable(c.seed, conf.MaxEntries))
 	c.state.Store(&State{})
 	return c
@@ -118,7 +122,7 @@ func (c *Cache) OnState(fn func(*State)) {
 
 // OnAffinity has fn called for each affinity that the watch shows to have changed, on the cache's goroutine: fn must not
 // block. A deleted one has no Broker. After a listing the differences from what was known before are told;
-// the first listing differs from nothing, so it tells all. Notices are not told: they move nobody (DESIGN promise 2).
+// the first listing differs from nothing, so it tells all. Notices are not told: they move nobody (ARCHITECTURE, promise 2).
 func (c *Cache) OnAffinity(fn func(pool, key string, a Affinity)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -157,7 +161,7 @@ func (c *Cache) Run(ctx context.Context) error {
 		c.counts.watches.Add(1)
 		err := c.conf.Store.Watch(ctx, from, func(b Batch) error {
 			if !broken.IsZero() {
-				c.conf.Logger.Info().Int64("revision", b.Revision).Dur("after", time.Since(broken)).Msg("store watch restored")
+				c.conf.Logger.Info().Int64("revision", b.Revision).Dur("after_ms", time.Since(broken)).Msg("store watch restored")
 				broken = time.Time{}
 			}
 			return c.take(b)
@@ -198,7 +202,9 @@ func (c *Cache) broke(err error, over bool) (wait time.Duration) {
 		c.away.Store(true)
 		return 0
 	}
-	c.reset = c.reset || errors.Is(err, ErrReset)
+	if errors.Is(err, ErrReset) && !c.reset {
+		c.reset, c.lost = true, c.wall.Load()
+	}
 	if lost := errors.Is(err, ErrCompacted) || errors.Is(err, ErrReset); lost {
 		c.relist = true
 		return relistWithin
@@ -252,11 +258,12 @@ func (c *Cache) takeChanges(b Batch) {
 	c.notices.settle(c, b.Revision)
 	if len(b.Changes) > 0 {
 		onState, onAffinity := c.subscribers()
-		old := c.state.Load()
-		if next := old.Apply(b.Changes, b.Revision); next != old {
-			c.state.Store(next)
+		if next := c.stored.Apply(b.Changes, b.Revision); next != c.stored {
+			c.stored, c.former = next, c.former.without(b.Changes)
+			state := next.over(c.former)
+			c.state.Store(state)
 			for _, fn := range onState {
-				fn(next)
+				fn(state)
 			}
 		}
 		for i := range b.Changes {
@@ -285,31 +292,72 @@ func (c *Cache) takeListing(b Batch) {
 	if !b.Done {
 		return
 	}
-	old, next := c.table.Load(), c.building
-	state := (&State{}).Apply(c.aside, b.Revision)
-	if len(c.aside) == 0 {
-		state = &State{Revision: b.Revision}
-	}
+	old, next, reset := c.table.Load(), c.building, c.reset
+	state := c.listState(b.Revision)
+	next.keep(old, reset, time.Now().Unix())
 	c.building, c.aside = nil, nil
-	c.notices.swap(c, next, b.Revision, c.reset)
+	c.notices.swap(c, next, b.Revision, reset)
 	c.relist, c.reset = false, false
 	c.state.Store(state)
 	c.listed.Store(true)
 	c.counts.listings.Add(1)
 	c.conf.Logger.Info().Int64("revision", b.Revision).Int64("affinities", next.count.Load()).Int("pools", len(state.Pools)).Msg("store listed")
+	if reset && len(state.Former) > 0 {
+		c.conf.Logger.Warn().Strs("pools", slices.Sorted(maps.Keys(state.Former))).
+			Msg("the store was reset and does not have these pools: they stand as they were, until `limpet apply` writes them")
+	}
 
 	onState, onAffinity := c.subscribers()
 	for _, fn := range onState {
 		fn(state)
 	}
 	if len(onAffinity) > 0 {
-		next.differ(old, func(pool, key string, a Affinity) {
+		tell := func(pool, key string, a Affinity) {
 			for _, fn := range onAffinity {
 				fn(pool, key, a)
 			}
-		})
+		}
+		if reset {
+			tell = afterReset(old, c.lost, tell)
+		}
+		next.differ(old, tell)
 	}
 	c.release(b.Revision)
+}
+
+// listState makes the State that a listing gives, of what it holds aside.
+func (c *Cache) listState(revision int64) *State {
+	before := c.stored
+	if c.stored = (&State{Revision: revision}).Apply(c.aside, revision); c.reset {
+		c.former = c.state.Load().former()
+	} else {
+		for name := range c.stored.Unreadable {
+			if p := before.Pools[name]; p != nil {
+				set(&c.stored.Pools, c.stored.Pools == nil, false, name, p)
+			}
+		}
+	}
+	c.former = c.former.without(c.aside)
+	return c.stored.over(c.former)
+}
+
+// afterReset makes of the differences between the listing of a store that took another one's place and the old table what is told of them.
+// Revisions cannot be compared any more, so whoever has a client is told first that its record is gone: it offers it again, and
+// meets what stands. A record of another broker is told only if it was written after the old store's last word: an older one comes
+// from a backup, and is no reason to close a client that lives.
+func afterReset(old *table, lost int64, tell func(pool, key string, a Affinity)) func(pool, key string, a Affinity) {
+	return func(pool, key string, a Affinity) {
+		was, known := old.lookup(pool, key)
+		if a.Present() && a.Written.Unix() <= lost && was.Broker != a.Broker {
+			return
+		}
+		if known {
+			tell(pool, key, Affinity{})
+		}
+		if a.Present() {
+			tell(pool, key, a)
+		}
+	}
 }
 
 // release lets those go on who waited for a revision.

@@ -162,7 +162,7 @@ func TestNoticesAcrossAListing(t *testing.T) {
 	feed(t, c, listing(5, rec("a", "b1", 3)))
 	progress(t, c, 5)
 	expect(t, c, "a", "b1", SourceCache)
-	expect(t, c, "c", "", SourceNew)
+	expect(t, c, "c", "b3", SourceCache) // known, and this store says nothing else
 	expect(t, c, "d", "", SourceNew)
 	if st := c.Status(); st.Revision != 5 || st.Provisional != 0 || c.notices.bytes != 0 {
 		t.Errorf("status %+v, %d bytes of notices", st, c.notices.bytes)

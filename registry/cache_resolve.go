@@ -67,6 +67,9 @@ func (c *Cache) find(pool, key string) (Affinity, Source) {
 	}
 	a := t.affinity(s, key, e)
 	s.mu.RUnlock()
+	if e.revision == 0 {
+		a.Expires = moment(1) // long due: the store that is there now does not have it
+	}
 	if e.expires != 0 && int64(e.expires)+int64(ExpiryGrace/time.Second) < c.wall.Load() && c.Current() {
 		return Affinity{}, 0
 	}

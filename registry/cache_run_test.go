@@ -295,8 +295,9 @@ func TestRunAfterARestoredBackup(t *testing.T) {
 		store.swap(mems[1].Client())
 		time.Sleep(10 * time.Second)
 		a, _ := cache.Lookup("p", "4")
-		if _, ok := cache.Lookup("p", "9"); ok || a.Broker != "b1" || !cache.Current() {
-			t.Errorf("after: %+v, 9 known: %v, %+v", a, ok, cache.Status())
+		kept, _ := cache.Lookup("p", "9")
+		if a.Broker != "b1" || a.Revision == 0 || kept.Broker != "b0" || kept.Revision != 0 || !cache.Current() {
+			t.Errorf("after: 4 is %+v, 9 is %+v, %+v", a, kept, cache.Status())
 		}
 	})
 }

@@ -387,6 +387,7 @@ func TestFullQueueDrops(t *testing.T) {
 		for i := range 150 {
 			d.submit(t, registry.Write{Key: fmt.Sprint(i), Affinity: aff("b1")})
 		}
+		synctest.Wait()                                            // no try of "0" is under way: it waits again
 		d.submit(t, registry.Write{Key: "0", Affinity: aff("b2")}) // takes no room
 		synctest.Wait()
 		if st := d.committer.Stats(); st.Queued != 100 || st.Dropped != 50 || st.Superseded != 1 {

@@ -198,7 +198,7 @@ type Affinity struct {
 	Home    string    // where the key was placed first; differs from Broker after a re-placement
 	Writer  string    // id of the edge that wrote it
 	Written time.Time // by the writer's clock, to the second
-	// Expires is when the record may go although nobody deleted it: never before its session does (DESIGN promise 6).
+	// Expires is when the record may go although nobody deleted it: never before its session does (ARCHITECTURE, promise 6).
 	Expires time.Time
 	Reason  string // why Broker: "placement", "rehomed", "assigned", "pin", "moved"
 
@@ -240,6 +240,8 @@ type Change struct {
 	Name     string // key, pool, broker or edge
 	Deleted  bool
 	Revision int64
+	// Unreadable says why the value of a pool (KindPool alone) does not read: there is one, and what was known before stands.
+	Unreadable string
 
 	Affinity Affinity
 	Pool     *Pool
@@ -261,6 +263,18 @@ type State struct {
 	Edges    map[string]Edge
 	Health   map[string]Health // by edge
 	Leader   string            // edge id, "" = none known
+
+	// Unreadable are pools whose stored value does not read. Pools has the last that did, if this edge has seen one.
+	Unreadable map[string]Unreadable
+	// Former are those of Pools that this store does not have: a store that it replaced did, and an empty store is no reason to close
+	// anybody. Their Revision is 0, as is that of their Admin. They stand until the store says something about the pool.
+	Former map[string]bool
+}
+
+// Unreadable is a stored value that this program cannot make sense of.
+type Unreadable struct {
+	Revision int64 // mod revision: the guard to replace it with
+	Reason   string
 }
 
 // PinRef names a key of a pool.

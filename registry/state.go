@@ -24,7 +24,13 @@ func (s *State) Apply(changes []Change, revision int64) *State {
 		ref := BrokerRef{Pool: c.PoolName, Broker: c.Name}
 		switch c.Kind {
 		case KindPool:
-			set(&next.Pools, first, c.Deleted, c.Name, c.Pool)
+			unreadable := c.Unreadable != ""
+			if unreadable || next.Unreadable != nil {
+				set(&next.Unreadable, true, !unreadable, c.Name, Unreadable{c.Revision, c.Unreadable})
+			}
+			if fresh[c.Kind] = !first || !unreadable; !unreadable { // else the pool stands as it was
+				set(&next.Pools, first, c.Deleted, c.Name, c.Pool)
+			}
 		case KindAdmin:
 			set(&next.Admin, first, c.Deleted, ref, c.Admin)
 		case KindVerdict:
@@ -48,6 +54,77 @@ func (s *State) Apply(changes []Change, revision int64) *State {
 		return s
 	}
 	next.Revision = revision
+	return &next
+}
+
+// former returns the configuration in s, as what stands where a store that has replaced this one says nothing. Revisions of one
+// store mean nothing in another: there these pools are absent.
+func (s *State) former() *State {
+	f := &State{Pools: make(map[string]*Pool, len(s.Pools)), Admin: make(map[BrokerRef]Admin, len(s.Admin)), Pins: s.Pins}
+	for name, p := range s.Pools {
+		was := *p
+		was.Revision = 0
+		f.Pools[name] = &was
+	}
+	for ref, a := range s.Admin {
+		f.Admin[ref] = Admin{State: a.State}
+	}
+	return f
+}
+
+// without returns s without the pools that the store has said something about, by changes; nil if none is left, or s is.
+func (s *State) without(changes []Change) *State {
+	if s == nil {
+		return nil
+	}
+	next := s
+	for i := range changes {
+		c := &changes[i]
+		if c.Kind != KindPool || c.Unreadable != "" || next.Pools[c.Name] == nil {
+			continue
+		}
+		if next == s {
+			next = &State{Pools: maps.Clone(s.Pools), Admin: s.Admin, Pins: s.Pins}
+		}
+		delete(next.Pools, c.Name)
+	}
+	if len(next.Pools) == 0 {
+		return nil
+	}
+	return next
+}
+
+// over returns s with the pools of a former store, and what operators wanted of them there.
+func (s *State) over(former *State) *State {
+	if former == nil {
+		return s
+	}
+	next := *s
+	next.Former = make(map[string]bool, len(former.Pools))
+	if next.Pools = maps.Clone(s.Pools); next.Pools == nil {
+		next.Pools = make(map[string]*Pool, len(former.Pools))
+	}
+	for name, p := range former.Pools {
+		if next.Pools[name] == nil {
+			next.Pools[name], next.Former[name] = p, true
+		}
+	}
+	if next.Admin = maps.Clone(s.Admin); next.Admin == nil {
+		next.Admin = make(map[BrokerRef]Admin)
+	}
+	for ref, a := range former.Admin {
+		if _, said := next.Admin[ref]; !said && next.Former[ref.Pool] {
+			next.Admin[ref] = a
+		}
+	}
+	if next.Pins = maps.Clone(s.Pins); next.Pins == nil {
+		next.Pins = make(map[PinRef]string)
+	}
+	for ref, broker := range former.Pins {
+		if _, said := next.Pins[ref]; !said && next.Former[ref.Pool] {
+			next.Pins[ref] = broker
+		}
+	}
 	return &next
 }
 

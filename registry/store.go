@@ -16,7 +16,8 @@ type Store interface {
 	// reader has caught up, and then at least every 500 ms while the store is in reach, whether things change or not, an
 	// empty batch whose Revision was the store's own a moment ago: nothing up to it is still under way.
 	// fn runs on the watch's goroutine; an error of fn ends the watch and is returned.
-	// History that is gone is ErrCompacted; a from that the store has not reached is ErrReset.
+	// History that is gone is ErrCompacted; a from that the store has not reached is ErrReset. So is, once and whatever from is,
+	// a store that took the place of the one that was watched before.
 	Watch(ctx context.Context, from int64, fn func(Batch) error) error
 
 	// Get reads one affinity past every cache. A record that is absent is Affinity{}, with no error.

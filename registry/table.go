@@ -38,7 +38,8 @@ type shard struct {
 	_       [16]byte               // a cache line each
 }
 
-// entry is an Affinity in 32 bytes. Names are numbers of the table's names, times Unix seconds, 0 = none.
+// entry is an Affinity in 32 bytes. Names are numbers of the table's names, times Unix seconds, 0 = none. One of revision 0 was kept:
+// a former store had it, and this one does not.
 type entry struct {
 	revision                     int64
 	broker, home, writer, reason uint32
@@ -172,8 +173,48 @@ func (t *table) affinity(s *shard, key string, e entry) Affinity {
 	return a
 }
 
-// differ calls fn for every key whose entry in t is not that in old (nil: an empty table), and for those that are gone with the
-// zero Affinity. The owner of both calls it.
+// lookup is for the owner alone.
+func (t *table) lookup(pool, key string) (Affinity, bool) {
+	s := t.at(pool, key)
+	if s == nil {
+		return Affinity{}, false
+	}
+	e, known := s.entries[key]
+	if !known {
+		return Affinity{}, false
+	}
+	return t.affinity(s, key, e), true
+}
+
+// keep takes over from old, which t is to replace, entries that t does not have and that have not expired: those that old had kept
+// already, and after a reset, all. They have revision 0. The owner of both calls it.
+func (t *table) keep(old *table, reset bool, now int64) {
+	for pool, shards := range *old.pools.Load() {
+		for i := range shards {
+			o, n := &shards[i], t.peer(pool, i)
+			for key, e := range o.entries {
+				if e.revision != 0 && !reset || e.expires != 0 && int64(e.expires)+int64(ExpiryGrace/time.Second) < now {
+					continue
+				}
+				if n != nil {
+					if _, known := n.entries[key]; known {
+						continue
+					}
+				}
+				if t.count.Load() >= t.limit {
+					return
+				}
+				a := old.affinity(o, key, e)
+				a.Revision = 0
+				t.put(pool, key, &a)
+				n = t.peer(pool, i)
+			}
+		}
+	}
+}
+
+// differ calls fn for every key whose entry in t is not that in old (nil: an empty table), and for those that are gone, or only kept,
+// with the zero Affinity. The owner of both calls it.
 func (t *table) differ(old *table, fn func(pool, key string, a Affinity)) {
 	for pool, shards := range *t.pools.Load() {
 		for i := range shards {
@@ -185,6 +226,9 @@ func (t *table) differ(old *table, fn func(pool, key string, a Affinity)) {
 					if was, known := o.entries[key]; known && was.revision == e.revision && old.names.all()[was.broker] == a.Broker {
 						continue
 					}
+				}
+				if e.revision == 0 {
+					a = Affinity{}
 				}
 				fn(pool, key, a)
 			}

@@ -159,7 +159,7 @@ func (c *fileChecker) mesh() {
 	c.errs = append(c.errs, c.edge.CheckMesh(m)...)
 }
 
-// CheckMesh verifies that a mesh is this edge's, and has the pools of its listeners.
+// CheckMesh verifies that a mesh is this edge's, has the pools of its listeners, and no broker that is the edge itself.
 func (e *Edge) CheckMesh(m *Mesh) []error {
 	var errs []error
 	if m.Name != e.Mesh {
@@ -179,7 +179,7 @@ func (e *Edge) CheckMesh(m *Mesh) []error {
 				m.at.name(), strings.Join(names, ", "), l.Pool, hint))
 		}
 	}
-	return errs
+	return append(errs, e.checkSelf(m)...)
 }
 
 // Pool returns the pool with that name, or nil.

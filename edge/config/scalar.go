@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -62,6 +63,9 @@ func parseSize(s string) (n int, hint string, ok bool) {
 	if err != nil {
 		return 0, "", false
 	}
+	if plain := withoutZeros(digits); plain != "" {
+		return 0, plain + s[len(digits):], false
+	}
 	unit := strings.TrimSpace(s[len(digits):])
 	for _, u := range sizeUnits {
 		if unit == u.suffix || unit == "" && u.bytes == 1 {
@@ -72,6 +76,15 @@ func parseSize(s string) (n int, hint string, ok bool) {
 		}
 	}
 	return 0, "", false
+}
+
+// withoutZeros is a number without the zeros that make it octal to some readers (YAML 1.1) and decimal to others (YAML 1.2.2
+// §10.3.2); "" if it has none.
+func withoutZeros(s string) string {
+	if len(s) < 2 || s[0] != '0' || strings.Trim(s, "0123456789") != "" {
+		return ""
+	}
+	return cmp.Or(strings.TrimLeft(s, "0"), "0")
 }
 
 func formatSize(n int) string {
@@ -217,7 +230,15 @@ func parseOrigin(s string) (origin, hint string, ok bool) {
 	if strings.HasPrefix(host, "*.") {
 		origin += "*."
 	}
-	origin += u.Host
+	port := u.Port()
+	origin += strings.TrimSuffix(u.Host, ":"+port)
+	if port != "" {
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || n == 0 {
+			return "", "", false
+		}
+		origin += ":" + strconv.FormatUint(n, 10)
+	}
 	if port := map[string]string{"http": ":80", "https": ":443"}[strings.ToLower(scheme)]; port != "" {
 		origin = strings.TrimSuffix(origin, port) // browsers leave the scheme's own port out
 	}

@@ -45,7 +45,7 @@ func TestSizes(t *testing.T) {
 			t.Errorf("%q: %d %v", in, got, ok)
 		}
 	}
-	for in, hint := range map[string]string{"64kb": "64KiB", "1M": "1MiB", "1g": "1GiB", "5 bytes": "5B", "x": "", "": "", "-1": "", "1.5MiB": "", "9999999999": "", "1TiB": ""} {
+	for in, hint := range map[string]string{"64kb": "64KiB", "1M": "1MiB", "1g": "1GiB", "5 bytes": "5B", "x": "", "": "", "-1": "", "1.5MiB": "", "9999999999": "", "1TiB": "", "010": "10", "000": "0", "0128KiB": "128KiB"} {
 		if _, got, ok := parseSize(in); ok || got != hint {
 			t.Errorf("%q: %v, hint %q, want %q", in, ok, got, hint)
 		}

@@ -220,7 +220,8 @@ func (v value) absolute(what string) string {
 func (v value) number(low, high int) int {
 	return parsed(v, fmt.Sprintf("a whole number from %d to %d", low, high), func(s string) (int, string, bool) {
 		n, err := strconv.Atoi(s)
-		return n, "", err == nil && n >= low && n <= high
+		hint := withoutZeros(s)
+		return n, hint, err == nil && hint == "" && n >= low && n <= high
 	})
 }
 

@@ -101,7 +101,7 @@ func newTreeParser(all token.Tokens) (*treeParser, *Error) {
 		message := ""
 		switch tk.Type {
 		case token.InvalidType:
-			message = "not valid YAML: " + clip(tk.Error, 100)
+			message = "not valid YAML: " + lexerError(tk.Error)
 		case token.AnchorType, token.AliasType, token.MergeKeyType:
 			message = "anchors and aliases are not supported: write the value out"
 		case token.TagType:
@@ -122,6 +122,14 @@ func newTreeParser(all token.Tokens) (*treeParser, *Error) {
 	}
 	p.tokens = append(p.tokens, &token.Token{Type: token.DocumentEndType, Position: &token.Position{}})
 	return p, nil
+}
+
+// lexerError is what the lexer says, on one line. Of tabs it says, with a tab in its words, only that they cannot be.
+func lexerError(s string) string {
+	if strings.Contains(s, "character '\t'") || strings.HasPrefix(s, "tab character") {
+		return "found a tab where only spaces may indent (YAML 1.2.2 §6.1): replace it by spaces"
+	}
+	return clip(strings.Join(strings.Fields(s), " "), 100)
 }
 
 func position(tk *token.Token) Pos { return Pos{tk.Position.Line, tk.Position.Column} }

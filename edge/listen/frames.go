@@ -28,6 +28,7 @@ const (
 	closeProtocol    = uint16(ws.StatusProtocolError)           // 1002
 	closeUnsupported = uint16(ws.StatusUnsupportedData)         // 1003
 	closeInvalidData = uint16(ws.StatusInvalidFramePayloadData) // 1007
+	closePolicy      = uint16(ws.StatusPolicyViolation)         // 1008
 )
 
 // FrameEvent is what FrameReader.Next has found.
@@ -210,6 +211,9 @@ func (r *FrameReader) control() ([]byte, FrameEvent, error) {
 		return p, FrameClose, nil
 	}
 	code, text := ws.ParseCloseFrameData(p) // code 0 for a single byte
+	if code > ws.StatusRangePrivate.Max {   // §7.4.2 gives nobody what is above 4999
+		return nil, FrameMore, &FrameError{closeProtocol, "status code above 4999"}
+	}
 	switch err := ws.CheckCloseFrameData(code, text); {
 	case errors.Is(err, ws.ErrProtocolInvalidUTF8): // §8.1
 		return nil, FrameMore, &FrameError{closeInvalidData, err.Error()}

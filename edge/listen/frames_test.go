@@ -89,9 +89,9 @@ func naive(b []byte) (s seen) {
 			}
 			if h.OpCode == ws.OpClose && len(payload) > 0 {
 				code, text := ws.ParseCloseFrameData(payload)
-				if len(payload) == 1 || ws.CheckCloseFrameData(code, text) != nil {
+				if len(payload) == 1 || code >= 5000 || ws.CheckCloseFrameData(code, text) != nil {
 					s.code = 1002
-					if len(payload) > 1 && ws.CheckCloseFrameData(code, "") == nil && !utf8.ValidString(text) {
+					if len(payload) > 1 && code < 5000 && ws.CheckCloseFrameData(code, "") == nil && !utf8.ValidString(text) {
 						s.code = 1007
 					}
 					return s
@@ -152,6 +152,10 @@ func TestFrameReaderRules(t *testing.T) {
 		"close between fragments":    {join(start, clientFrame(true, 8, nil)), seen{payload: []byte("ab"), controls: []string{"8"}, between: true}},
 		"close with half a code":     {clientFrame(true, 8, []byte{3}), seen{code: 1002}},
 		"close with a reserved code": {clientFrame(true, 8, []byte{3, 0xed}), seen{code: 1002}},
+		"close with a private code":  {clientFrame(true, 8, []byte{0x13, 0x87}), seen{controls: []string{"8\x13\x87"}, between: true}},
+		"close with code 5000":       {clientFrame(true, 8, []byte{0x13, 0x88}), seen{code: 1002}},
+		"close with code 65535":      {clientFrame(true, 8, []byte("\xff\xff\xff")), seen{code: 1002}},
+		"close with an unknown code": {clientFrame(true, 8, []byte{0x07, 0xd0}), seen{code: 1002}}, // 2000
 		"close with ill-formed text": {clientFrame(true, 8, []byte("\x03\xe8\xff")), seen{code: 1007}},
 		"text":                       {clientFrame(true, 1, []byte("abc")), seen{code: 1003}},
 		"text behind a message":      {join(data, clientFrame(true, 1, nil)), seen{payload: []byte("abc"), code: 1003}},

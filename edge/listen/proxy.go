@@ -40,6 +40,9 @@ const (
 	familyIPv6     = 0x20
 	familyUnix     = 0x30
 	proxyV2Version = 0x20 // the upper half of the byte behind the signature
+	proxyV2Local   = 0x20 // that byte, of the command LOCAL
+	proxyV2Proxy   = 0x21 // and of the command PROXY
+	familyUnspec   = 0x00 // the byte behind it: AF_UNSPEC, UNSPEC
 )
 
 var (
@@ -55,7 +58,7 @@ var (
 type ProxyHeader struct {
 	Version int // 1 or 2
 	// Local means that the header names no client: the proxy's own connection (a health check), or one whose addresses it
-	// does not know or that are not IP addresses. The socket's own addresses count (§2.2, LOCAL; §2.1, UNKNOWN).
+	// does not know or that are not IP addresses. The socket's own addresses count (§2.2, LOCAL and AF_UNSPEC; §2.1, UNKNOWN).
 	Local bool
 	// Source is the client, Destination the address it connected to; IPv4 addresses are never mapped into IPv6.
 	Source, Destination netip.AddrPort
@@ -63,14 +66,20 @@ type ProxyHeader struct {
 	ALPN                string // PP2_TYPE_ALPN
 	Authority           string // PP2_TYPE_AUTHORITY: the SNI that the client sent
 	// TLS is PP2_TYPE_SSL, with ALPN and Authority: what the proxy's handshake with the client told. nil if the client came
-	// without TLS. The common name is set only if the proxy verified the client's certificate.
+	// without TLS. The common name is set only if the proxy verified the client's certificate. The version is never 0.
 	TLS *relay.TLS
 }
 
 // Apply puts what h says into o, for a peer that is trusted. What o knows of TLS from a handshake of our own comes later and wins.
+//
+// PP2_TYPE_ALPN and PP2_TYPE_AUTHORITY may come without PP2_TYPE_SSL (§2.2.1, §2.2.2: a proxy that speaks of the host alone, say).
+// Then they are o.TLS with version 0: names that the client gave, of a handshake that nobody vouches for.
 func (h *ProxyHeader) Apply(o *relay.Origin) {
 	o.UniqueID = h.UniqueID
 	o.TLS = h.TLS
+	if o.TLS == nil && (h.ALPN != "" || h.Authority != "") {
+		o.TLS = &relay.TLS{ServerName: h.Authority, ALPN: h.ALPN}
+	}
 	if !h.Local {
 		o.Client, o.Server = h.Source, h.Destination
 	}
@@ -90,7 +99,7 @@ func ParseProxy(b []byte) (n int, h ProxyHeader, err error) {
 	if err != nil {
 		return 0, h, err
 	}
-	raw, err := readProxyHeader(b[:n])
+	raw, err := readProxyHeader(known(b[:n]))
 	if err != nil {
 		return 0, h, fmt.Errorf("%w: %w", ErrProxy, err)
 	}
@@ -99,7 +108,7 @@ func ParseProxy(b []byte) (n int, h ProxyHeader, err error) {
 	if h.Local || !h.Source.IsValid() || !h.Destination.IsValid() { // LOCAL, UNKNOWN, or AF_UNIX
 		h.Local, h.Source, h.Destination = true, netip.AddrPort{}, netip.AddrPort{}
 	}
-	if raw.Version == 2 && !raw.Command.IsLocal() { // LOCAL: what follows must be discarded (§2.2)
+	if raw.Version == 2 && b[proxyV2Fixed-4] != proxyV2Local { // LOCAL: what follows must be discarded (§2.2)
 		if err := h.readTLVs(b[:n], raw); err != nil {
 			return 0, ProxyHeader{}, fmt.Errorf("%w: %w", ErrProxy, err)
 		}
@@ -169,6 +178,17 @@ func readProxyHeader(b []byte) (*proxyproto.Header, error) {
 	return h, nil
 }
 
+// known is b as the parser takes it. "The receiver is free to accept" a client of AF_UNSPEC "and use the real endpoint addresses"
+// (§2.2), as it is to reject it, which the parser does. Without addresses it differs from LOCAL in nothing but the command.
+func known(b []byte) []byte {
+	if b[0] != signatureV2[0] || b[proxyV2Fixed-4] != proxyV2Proxy || b[proxyV2Fixed-3] != familyUnspec {
+		return b
+	}
+	b = bytes.Clone(b)
+	b[proxyV2Fixed-4] = proxyV2Local
+	return b
+}
+
 // proxyAddr is a's address; the zero AddrPort for none and for Unix sockets.
 func proxyAddr(a net.Addr) netip.AddrPort { return unmap(addrPort(a)) }
 
@@ -204,9 +224,9 @@ func (h *ProxyHeader) readTLVs(b []byte, raw *proxyproto.Header) error {
 	if ssl == nil || !ssl.ClientSSL() {
 		return nil
 	}
-	h.TLS = &relay.TLS{ServerName: h.Authority, ALPN: h.ALPN}
-	if v, ok := ssl.SSLVersion(); ok {
-		h.TLS.Version = tlsVersions[v]
+	h.TLS = &relay.TLS{Version: foreignTLS, ServerName: h.Authority, ALPN: h.ALPN}
+	if name, ok := ssl.SSLVersion(); ok && tlsVersions[name] != 0 {
+		h.TLS.Version = tlsVersions[name]
 	}
 	h.TLS.Cipher, _ = ssl.SSLCipher()
 	// §2.2.6: verify is zero if a certificate was presented and verified; OpenSSL's X509_V_OK, which proxies put there, is zero
@@ -223,6 +243,10 @@ var tlsVersions = map[string]uint16{
 	"TLSv1": tls.VersionTLS10, "TLSv1.0": tls.VersionTLS10, "TLSv1.1": tls.VersionTLS11,
 	"TLSv1.2": tls.VersionTLS12, "TLSv1.3": tls.VersionTLS13,
 }
+
+// foreignTLS is the version of a connection with TLS whose proxy gives it a name that is not among tlsVersions: not 0, which
+// means that there was none. Nobody has the number (RFC 8446 §4.2.1, RFC 8701).
+const foreignTLS = 0xffff
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 

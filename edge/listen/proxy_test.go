@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -74,9 +75,11 @@ func TestParseProxy(t *testing.T) {
 		"v2, local":      {rawV2(0x20, 0, 0, ""), ProxyHeader{Version: 2, Local: true}},
 		"v2, local with a block that must be discarded":   {rawV2(0x20, 0x11, 5, "junk!"), ProxyHeader{Version: 2, Local: true}},
 		"v2, local with addresses that must be discarded": {rawV2(0x20, 0x11, 15, "\x01\x02\x03\x04\x05\x06\x07\x08\x00\x01\x00\x02\x05\x00\x09"), ProxyHeader{Version: 2, Local: true}},
-		"v2, Unix socket":                      {rawV2(0x21, 0x31, 216, strings.Repeat("/a\x00", 72)), ProxyHeader{Version: 2, Local: true}},
-		"v2, UDP":                              {rawV2(0x21, 0x12, 12, "\x01\x02\x03\x04\x05\x06\x07\x08\x00\x01\x00\x02"), ProxyHeader{Version: 2, Source: addr("1.2.3.4:1"), Destination: addr("5.6.7.8:2")}},
-		"v2, certificate refused by the proxy": {headerV2(t, "192.0.2.1:1", "192.0.2.2:2", sslTLV(t, 3, 18, tlv(proxyproto.PP2_SUBTYPE_SSL_VERSION, "TLSv1.2"), tlv(proxyproto.PP2_SUBTYPE_SSL_CN, "liar"))), ProxyHeader{Version: 2, Source: addr("192.0.2.1:1"), Destination: addr("192.0.2.2:2"), TLS: &relay.TLS{Version: tls.VersionTLS12}}},
+		"v2, Unix socket":                                {rawV2(0x21, 0x31, 216, strings.Repeat("/a\x00", 72)), ProxyHeader{Version: 2, Local: true}},
+		"v2, unspecified":                                {rawV2(0x21, 0x00, 0, ""), ProxyHeader{Version: 2, Local: true}},
+		"v2, unspecified, with TLVs":                     {rawV2(0x21, 0x00, 9, "\x05\x00\x01u\x02\x00\x02ab"), ProxyHeader{Version: 2, Local: true, UniqueID: []byte("u"), Authority: "ab"}},
+		"v2, UDP":                                        {rawV2(0x21, 0x12, 12, "\x01\x02\x03\x04\x05\x06\x07\x08\x00\x01\x00\x02"), ProxyHeader{Version: 2, Source: addr("1.2.3.4:1"), Destination: addr("5.6.7.8:2")}},
+		"v2, certificate refused by the proxy":           {headerV2(t, "192.0.2.1:1", "192.0.2.2:2", sslTLV(t, 3, 18, tlv(proxyproto.PP2_SUBTYPE_SSL_VERSION, "TLSv1.2"), tlv(proxyproto.PP2_SUBTYPE_SSL_CN, "liar"))), ProxyHeader{Version: 2, Source: addr("192.0.2.1:1"), Destination: addr("192.0.2.2:2"), TLS: &relay.TLS{Version: tls.VersionTLS12}}},
 		"v2, nothing verified because nothing was shown": {headerV2(t, "192.0.2.1:1", "192.0.2.2:2", sslTLV(t, 1, 0, tlv(proxyproto.PP2_SUBTYPE_SSL_VERSION, "TLSv1.2"), tlv(proxyproto.PP2_SUBTYPE_SSL_CN, "liar"))), ProxyHeader{Version: 2, Source: addr("192.0.2.1:1"), Destination: addr("192.0.2.2:2"), TLS: &relay.TLS{Version: tls.VersionTLS12}}},
 		"v2, SSL says no TLS":                            {headerV2(t, "192.0.2.1:1", "192.0.2.2:2", sslTLV(t, 0, 1)), ProxyHeader{Version: 2, Source: addr("192.0.2.1:1"), Destination: addr("192.0.2.2:2")}},
 		"v2, certificate of an earlier connection":       {headerV2(t, "192.0.2.1:1", "192.0.2.2:2", sslTLV(t, 5, 0, tlv(proxyproto.PP2_SUBTYPE_SSL_VERSION, "TLSv1.2"), tlv(proxyproto.PP2_SUBTYPE_SSL_CN, "dev"))), ProxyHeader{Version: 2, Source: addr("192.0.2.1:1"), Destination: addr("192.0.2.2:2"), TLS: &relay.TLS{Version: tls.VersionTLS12, CommonName: "dev", Verified: true}}},
@@ -103,6 +106,35 @@ func TestParseProxy(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// What the header says of the client's names reaches the Origin, with TLS or without.
+func TestProxyHeaderApplies(t *testing.T) {
+	names := []proxyproto.TLV{tlv(proxyproto.PP2_TYPE_ALPN, "mqtt"), tlv(proxyproto.PP2_TYPE_AUTHORITY, "b.example.com")}
+	ssl := func(subs ...proxyproto.TLV) []proxyproto.TLV {
+		return append(slices.Clone(names), sslTLV(t, 1, 1, subs...))
+	}
+	for name, c := range map[string]struct {
+		tlvs []proxyproto.TLV
+		want *relay.TLS
+	}{
+		"nothing":         {nil, nil},
+		"names":           {names, &relay.TLS{ServerName: "b.example.com", ALPN: "mqtt"}},
+		"host alone":      {names[1:], &relay.TLS{ServerName: "b.example.com"}},
+		"protocol alone":  {names[:1], &relay.TLS{ALPN: "mqtt"}},
+		"TLS":             {ssl(tlv(proxyproto.PP2_SUBTYPE_SSL_VERSION, "TLSv1.2")), &relay.TLS{Version: tls.VersionTLS12, ServerName: "b.example.com", ALPN: "mqtt"}},
+		"TLS of tomorrow": {ssl(tlv(proxyproto.PP2_SUBTYPE_SSL_VERSION, "TLSv1.9")), &relay.TLS{Version: foreignTLS, ServerName: "b.example.com", ALPN: "mqtt"}},
+	} {
+		_, h, err := ParseProxy(headerV2(t, "192.0.2.1:1", "192.0.2.2:2", c.tlvs...))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		var o relay.Origin
+		h.Apply(&o)
+		if (o.TLS == nil) != (c.want == nil) || o.TLS != nil && *o.TLS != *c.want {
+			t.Errorf("%s: %+v, want %+v", name, o.TLS, c.want)
+		}
 	}
 }
 
@@ -144,7 +176,8 @@ func TestParseProxyRefuses(t *testing.T) {
 		"v2, blank line":           []byte("\r\n\r\n\r"),
 		"v2, version 3":            append([]byte(signatureV2), 0x31),
 		"v2, command 2":            rawV2(0x22, 0x11, 12, strings.Repeat("x", 12)),
-		"v2, unspecified":          rawV2(0x21, 0x00, 0, ""),
+		"v2, unspecified, stream":  rawV2(0x21, 0x01, 0, ""),
+		"v2, unspecified, TLV cut": rawV2(0x21, 0x00, 4, "\x01\x00\x05m"),
 		"v2, family 5":             rawV2(0x21, 0x51, 12, strings.Repeat("x", 12)),
 		"v2, transport 3":          rawV2(0x21, 0x13, 12, strings.Repeat("x", 12)),
 		"v2, no room":              rawV2(0x21, 0x11, 11, strings.Repeat("x", 11)),
@@ -183,9 +216,10 @@ func TestProxyFromTrustedPeers(t *testing.T) {
 	ca := newAuthority(t)
 	for _, transport := range []string{TCP, TLS, WS, WSS} {
 		for version, header := range map[string][]byte{
-			"v1":    []byte("PROXY TCP4 192.0.2.1 198.51.100.2 5000 1883\r\n"),
-			"v2":    headerV2(t, "192.0.2.1:5000", "198.51.100.2:1883", tlv(proxyproto.PP2_TYPE_UNIQUE_ID, "u"), sslTLV(t, 3, 0, tlv(proxyproto.PP2_SUBTYPE_SSL_VERSION, "TLSv1.2"), tlv(proxyproto.PP2_SUBTYPE_SSL_CN, "dev"))),
-			"local": rawV2(0x20, 0, 0, ""),
+			"v1":          []byte("PROXY TCP4 192.0.2.1 198.51.100.2 5000 1883\r\n"),
+			"v2":          headerV2(t, "192.0.2.1:5000", "198.51.100.2:1883", tlv(proxyproto.PP2_TYPE_UNIQUE_ID, "u"), sslTLV(t, 3, 0, tlv(proxyproto.PP2_SUBTYPE_SSL_VERSION, "TLSv1.2"), tlv(proxyproto.PP2_SUBTYPE_SSL_CN, "dev"))),
+			"local":       rawV2(0x20, 0, 0, ""),
+			"unspecified": rawV2(0x21, 0, 0, ""),
 		} {
 			t.Run(transport+"/"+version, func(t *testing.T) {
 				cfg := config(t, transport, ca)
@@ -215,7 +249,7 @@ func TestProxyFromTrustedPeers(t *testing.T) {
 				o := l.arrival(t).origin
 				self := addrPort(c.LocalAddr())
 				want := relay.Origin{Listener: "test", Transport: transport, Peer: self, Client: addr("192.0.2.1:5000"), Server: addr("198.51.100.2:1883")}
-				if version == "local" {
+				if version == "local" || version == "unspecified" {
 					want.Client, want.Server = self, addrPort(c.RemoteAddr())
 				}
 				if o.Peer != want.Peer || o.Client != want.Client || o.Server != want.Server {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gobwas/ws"
@@ -24,6 +25,8 @@ const closeGrace = 250 * time.Millisecond
 type wsStream struct {
 	conn net.Conn
 	tcp  *net.TCPConn // conn, if it can take two pieces in one system call; else nil
+
+	spoken atomic.Bool // a message has gone out, or begun to: the client has its CONNACK at least
 
 	// Owned by Read.
 	frames  FrameReader
@@ -117,6 +120,7 @@ func (s *wsStream) writeMessage(p []byte) (int, error) {
 	if s.writeErr != nil {
 		return 0, s.writeErr
 	}
+	s.spoken.Store(true)
 	head := AppendBinaryHeader(s.header[:0], len(p))
 	var written int64
 	if s.tcp != nil {
@@ -149,7 +153,7 @@ func (s *wsStream) writeJoined(head, p []byte) (int64, error) {
 
 // CloseWrite sends a close frame; the client answers with its own, which Read reports as io.EOF.
 func (s *wsStream) CloseWrite() error {
-	s.queueClose(closeNormal)
+	s.queueClose(s.farewell())
 	s.wire.Lock()
 	err := s.flushLocked()
 	s.wire.Unlock()
@@ -158,7 +162,7 @@ func (s *wsStream) CloseWrite() error {
 
 // Close closes the connection. A client that has not had a close frame gets one if it takes it at once.
 func (s *wsStream) Close() error {
-	s.queueClose(closeNormal)
+	s.queueClose(s.farewell())
 	if s.wire.TryLock() { // else a Write is stuck, and Close ends it
 		if s.isWaiting() && s.conn.SetWriteDeadline(time.Now().Add(closeGrace)) == nil {
 			_ = s.flushLocked()
@@ -186,6 +190,15 @@ func (s *wsStream) sayPong(payload []byte) {
 func (s *wsStream) sayClose(code uint16) {
 	s.queueClose(code)
 	s.flush()
+}
+
+// farewell is the status code of a close frame that the client has not asked for. A client that is closed without a single word
+// in MQTT is one that came with something else, or with nothing in time: its connection has not "fulfilled its purpose" (§7.4.1).
+func (s *wsStream) farewell() uint16 {
+	if s.spoken.Load() {
+		return closeNormal
+	}
+	return closePolicy
 }
 
 func (s *wsStream) queueClose(code uint16) {

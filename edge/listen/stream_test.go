@@ -253,6 +253,29 @@ func TestOneMessagePerWrite(t *testing.T) {
 	}
 }
 
+// A client that is closed before anything was said to it in MQTT reads that this is not how it was meant.
+func TestCloseBeforeAWord(t *testing.T) {
+	ca := newAuthority(t)
+	for _, transport := range []string{WS, WSS} {
+		for how, end := range map[string]func(relay.Stream){
+			"Close":                 func(s relay.Stream) { _ = s.Close() },
+			"CloseWrite, and Close": func(s relay.Stream) { _, _ = s.CloseWrite(), s.Close() },
+		} {
+			for said, want := range map[string]string{"": "\x88\x02\x03\xf0", "word": "\x82\x04word\x88\x02\x03\xe8"} {
+				l := startWith(t, config(t, transport, ca), func(s relay.Stream, _ relay.Origin, _ time.Time) {
+					_, _ = s.Write([]byte(said))
+					end(s)
+				})
+				c := raw(t, transport, l, ca)
+				if got := ended(t, c); string(got) != want {
+					t.Errorf("%s, %s after %q: read %q, want %q", transport, how, said, got, want)
+				}
+				_ = c.Close()
+			}
+		}
+	}
+}
+
 // With time that stands still unless everybody waits: a deadline ends a Read and the next one goes on in the middle of a frame.
 func TestReadGoesOnAfterADeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

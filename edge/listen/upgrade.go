@@ -56,7 +56,7 @@ func badRequest(format string, args ...any) *refusal {
 
 // Upgrade judges what a WebSocket client has sent so far, b, and returns what to answer. ErrShort: nothing yet, come again with
 // more. nil: the client has its 101 and speaks in frames from now on. Any other error wraps ErrUpgrade: close after the answer.
-// b is changed. w is that of Listener.Config, whose origins Open has checked.
+// w is that of Listener.Config, whose origins Open has checked.
 //
 // It is stricter than HTTP: the request must be all that the client has sent (a proxy that takes the request for something
 // else must not be able to smuggle bytes past it), of at most 8 KiB, with no body, no folded header and no bare line feed.
@@ -87,15 +87,22 @@ func (w *WebSocket) upgrade(b []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return w.answer(b, req)
+	return w.answer(req)
 }
 
 // answer has gobwas/ws check the rest of RFC 6455 §4.2.1 and write the 101.
-func (w *WebSocket) answer(b []byte, req request) ([]byte, error) {
+func (w *WebSocket) answer(req request) ([]byte, error) {
 	subprotocol := false
 	u := ws.Upgrader{
-		OnRequest: func(uri []byte) error {
-			if path, _, _ := strings.Cut(string(uri), "?"); path != w.path() {
+		OnRequest: func(target []byte) error {
+			host, path, err := splitTarget(string(target))
+			if err != nil {
+				return err
+			}
+			if host != "" {
+				req.host = host // RFC 9112 §3.2.2: the header Host must be ignored
+			}
+			if path != w.path() {
 				return refuseUpgrade(http.StatusNotFound, ReasonWSPath, "no WebSocket here")
 			}
 			return nil
@@ -115,7 +122,7 @@ func (w *WebSocket) answer(b []byte, req request) ([]byte, error) {
 		},
 	}
 	var out bytes.Buffer
-	_, err := u.Upgrade(readWriter{bytes.NewReader(b), &out})
+	_, err := u.Upgrade(readWriter{bytes.NewReader(req.lines), &out})
 	if err == nil {
 		return out.Bytes(), nil
 	}
@@ -132,6 +139,21 @@ func (w *WebSocket) answer(b []byte, req request) ([]byte, error) {
 type readWriter struct {
 	io.Reader
 	io.Writer
+}
+
+// splitTarget reads the target of a request: a path with or without a query, or an absolute URI (RFC 6455 §4.2.1, RFC 9112 §3.2.2),
+// whose host counts then.
+func splitTarget(target string) (host, path string, err error) {
+	target, _, _ = strings.Cut(target, "?")
+	scheme, rest, absolute := strings.Cut(target, "://")
+	if strings.HasPrefix(target, "/") || !absolute || !strings.EqualFold(scheme, "http") && !strings.EqualFold(scheme, "https") {
+		return "", target, nil
+	}
+	host, path, _ = strings.Cut(rest, "/")
+	if hostName(host) == "" || strings.ContainsAny(host, "@ ") { // RFC 9110 §4.2.1, §4.2.4
+		return "", "", badRequest("malformed request target")
+	}
+	return host, "/" + path, nil
 }
 
 // checkMethod refuses, without waiting for the end of a request, what cannot be one: MQTT, TLS, noise.
@@ -152,16 +174,27 @@ type request struct {
 	host   string
 	origin string
 	page   bool // an Origin is there: a browser sends the request for a page
+	// lines are the request for gobwas/ws, which wants Upgrade to be "websocket" and every line of Connection to hold "Upgrade",
+	// where both are lists that need contain it (RFC 6455 §4.2.1) and may stand on several lines (RFC 9110 §5.3).
+	lines []byte
+}
+
+// upgradeLists are those lists, by the names of their headers in lower case.
+var upgradeLists = map[string]struct{ name, token string }{
+	"upgrade":    {"Upgrade", "websocket"},
+	"connection": {"Connection", "Upgrade"},
 }
 
 // parseRequest reads the lines of a request header, b, and refuses what HTTP implementations are known to read differently.
 func parseRequest(b []byte) (request, error) {
 	var req request
 	seen := make(map[string]bool)
-	_, rest, _ := bytes.Cut(b, []byte("\r\n"))
+	first, rest, _ := bytes.Cut(b, []byte("\r\n"))
 	if bytes.ContainsAny(b, "\x00") || bytes.Count(b, []byte("\n")) != bytes.Count(b, []byte("\r\n")) || bytes.Count(b, []byte("\r")) != bytes.Count(b, []byte("\r\n")) {
 		return req, badRequest("a line ends without CR LF")
 	}
+	req.lines = append(make([]byte, 0, len(b)+64), first...)
+	lists := make(map[string]string)
 	for len(rest) > 0 {
 		var line []byte
 		line, rest, _ = bytes.Cut(rest, []byte("\r\n"))
@@ -196,8 +229,31 @@ func parseRequest(b []byte) (request, error) {
 				return req, badRequest("malformed Sec-WebSocket-Key")
 			}
 		}
+		if _, list := upgradeLists[key]; list {
+			lists[key] += text + ","
+			continue
+		}
+		req.lines = append(append(req.lines, "\r\n"...), line...)
 	}
+	for key, list := range lists {
+		u := upgradeLists[key]
+		if hasToken(list, u.token) {
+			list = u.token
+		}
+		req.lines = append(req.lines, "\r\n"+u.name+": "+list...)
+	}
+	req.lines = append(req.lines, "\r\n\r\n"...)
 	return req, nil
+}
+
+// hasToken reports whether a list (RFC 9110 §5.6.1) has a token, in whatever case.
+func hasToken(list, token string) bool {
+	for item := range strings.SplitSeq(list, ",") {
+		if strings.EqualFold(strings.Trim(item, " \t"), token) {
+			return true
+		}
+	}
+	return false
 }
 
 // isToken follows RFC 9110 §5.6.2.

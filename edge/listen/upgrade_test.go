@@ -66,6 +66,12 @@ func TestUpgradeAgrees(t *testing.T) {
 		"query":              {requestLine("GET /mqtt?token=a/b HTTP/1.1"), "mqtt"},
 		"lower case names":   {strings.NewReplacer("Sec-WebSocket-", "sec-websocket-", "Upgrade: ", "upgrade: ").Replace(goodUpgrade), "mqtt"},
 		"Firefox":            {upgradeRequest("Connection: keep-alive, Upgrade", "Upgrade: WebSocket"), "mqtt"},
+		"Upgrade is a list":  {upgradeRequest("Upgrade: h2c, WebSocket"), "mqtt"},
+		"without blanks":     {upgradeRequest("Upgrade: h2c,websocket,x", "Connection: keep-alive,upgrade"), "mqtt"},
+		"lists on two lines": {strings.NewReplacer("Upgrade: websocket", "Upgrade: h2c\r\nUpgrade: websocket", "Connection: Upgrade", "Connection: Upgrade\r\nConnection: keep-alive").Replace(goodUpgrade), "mqtt"},
+		"absolute":           {requestLine("GET http://broker.example.com/mqtt HTTP/1.1"), "mqtt"},
+		"absolute, TLS":      {requestLine("GET HTTPS://broker.example.com:8084/mqtt?a=b HTTP/1.1"), "mqtt"},
+		"absolute, origin":   {strings.Replace(upgradeRequest("Origin: https://a.example.com"), "GET /mqtt", "GET https://a.example.com/mqtt", 1), "mqtt"},
 		"extensions":         {upgradeRequest("Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits, x-webkit-deflate-frame"), "mqtt"},
 		"empty body":         {upgradeRequest("Content-Length: 0"), "mqtt"},
 		"no origin":          {upgradeRequest(), "mqtt"},
@@ -111,7 +117,14 @@ func TestUpgradeRefuses(t *testing.T) {
 		"another path":             {requestLine("GET / HTTP/1.1"), 404, ReasonWSPath},
 		"longer path":              {requestLine("GET /mqtt/ HTTP/1.1"), 404, ReasonWSPath},
 		"encoded path":             {requestLine("GET /mqt%74 HTTP/1.1"), 404, ReasonWSPath},
-		"absolute":                 {requestLine("GET http://broker.example.com/mqtt HTTP/1.1"), 404, ReasonWSPath},
+		"absolute, another path":   {requestLine("GET http://broker.example.com/other HTTP/1.1"), 404, ReasonWSPath},
+		"absolute, no path":        {requestLine("GET http://broker.example.com HTTP/1.1"), 404, ReasonWSPath},
+		"absolute, other scheme":   {requestLine("GET ftp://broker.example.com/mqtt HTTP/1.1"), 404, ReasonWSPath},
+		"absolute, no host":        {requestLine("GET http:///mqtt HTTP/1.1"), 400, ReasonWSUpgrade},
+		"absolute, a port alone":   {requestLine("GET http://:80/mqtt HTTP/1.1"), 400, ReasonWSUpgrade},
+		"absolute, a user":         {requestLine("GET http://broker.example.com@evil.example/mqtt HTTP/1.1"), 400, ReasonWSUpgrade},
+		"absolute, foreign origin": {strings.Replace(upgradeRequest("Origin: https://broker.example.com"), "GET /mqtt", "GET https://a.example.com/mqtt", 1), 403, ReasonWSOrigin},
+		"absolute, no Host":        {strings.Replace(upgradeRequest("Host"), "GET /mqtt", "GET http://broker.example.com/mqtt", 1), 400, ReasonWSUpgrade},
 		"POST":                     {requestLine("POST /mqtt HTTP/1.1"), 405, ReasonWSUpgrade},
 		"HTTP/1.0":                 {requestLine("GET /mqtt HTTP/1.0"), 505, ReasonWSUpgrade},
 		"HTTP/2":                   {requestLine("GET /mqtt HTTP/2.0"), 505, ReasonWSUpgrade},
@@ -135,6 +148,8 @@ func TestUpgradeRefuses(t *testing.T) {
 		"no host":                  {upgradeRequest("Host"), 400, ReasonWSUpgrade},
 		"no upgrade":               {upgradeRequest("Upgrade"), 400, ReasonWSUpgrade},
 		"another upgrade":          {upgradeRequest("Upgrade: h2c"), 400, ReasonWSUpgrade},
+		"other upgrades":           {upgradeRequest("Upgrade: h2c, websockets, websocket/13"), 400, ReasonWSUpgrade},
+		"empty upgrade":            {upgradeRequest("Upgrade:"), 400, ReasonWSUpgrade},
 		"no connection":            {upgradeRequest("Connection"), 400, ReasonWSUpgrade},
 		"connection":               {upgradeRequest("Connection: keep-alive"), 400, ReasonWSUpgrade},
 		"no key":                   {upgradeRequest("Sec-WebSocket-Key"), 400, ReasonWSUpgrade},
@@ -269,6 +284,7 @@ func FuzzUpgrade(f *testing.F) {
 		goodUpgrade, "", "GET", "GET / HTTP/1.1\r\n\r\n", goodUpgrade + "x", upgradeRequest("Origin: https://broker.example.com"), upgradeRequest("Origin: null"),
 		upgradeRequest("Content-Length: 5"), upgradeRequest("Transfer-Encoding: chunked"), upgradeRequest("Sec-WebSocket-Extensions: permessage-deflate"),
 		requestLine("POST /mqtt HTTP/1.1"), requestLine("GET /mqtt?x HTTP/1.1"), upgradeRequest("Sec-WebSocket-Protocol: a, mqttv3.1"), upgradeRequest("X: " + strings.Repeat("x", maxUpgrade)),
+		requestLine("GET http://broker.example.com/mqtt HTTP/1.1"), upgradeRequest("Upgrade: h2c, WebSocket", "Connection: keep-alive, Upgrade"),
 		strings.ReplaceAll(goodUpgrade, "\r\n", "\n"), "\x10\x0c\x00\x04MQTT",
 	} {
 		f.Add([]byte(s))
@@ -303,7 +319,7 @@ func FuzzUpgrade(f *testing.F) {
 		if r.Buffered() > 0 || req.ContentLength > 0 || len(req.TransferEncoding) > 0 {
 			t.Fatalf("a body, or bytes behind: %q", given)
 		}
-		if req.Method != "GET" || !req.ProtoAtLeast(1, 1) || !strings.Contains(strings.ToLower(req.Header.Get("Upgrade")), "websocket") {
+		if req.Method != "GET" || !req.ProtoAtLeast(1, 1) || !strings.Contains(strings.ToLower(strings.Join(req.Header["Upgrade"], ",")), "websocket") || req.URL.Path != "/mqtt" {
 			t.Fatalf("request %+v", req)
 		}
 		if p := res.Header.Get("Sec-WebSocket-Protocol"); !strings.Contains(strings.Join(req.Header["Sec-Websocket-Protocol"], ","), p) || p != "mqtt" && p != "mqttv3.1" {

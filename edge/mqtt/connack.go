@@ -15,8 +15,9 @@ type Connack struct {
 	Size int // of the whole packet, in bytes
 }
 
-// MaxConnack bounds a CONNACK's size in bytes: the longest client ID that a broker can assign, and some properties beside it.
-const MaxConnack = 64<<10 + 64
+// MaxConnack bounds a CONNACK's size in bytes: the longest client ID that a broker can assign (MQTT 5 §3.2.2.3.7), and 64 KiB of
+// other properties beside it. The standard has no bound of its own: user properties may repeat (§3.2.2.3.10).
+const MaxConnack = 128 << 10
 
 // ParseConnack reads the CONNACK at the start of b, which may hold bytes behind it, for a client of version v.
 // ErrShort says that it is incomplete; its first five bytes are judged as soon as they are there.

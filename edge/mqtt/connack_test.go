@@ -71,7 +71,7 @@ func TestParseConnackRefuses(t *testing.T) {
 		{"header flags", "21020000", V311, NotConnack, 1},
 		{"fifth length byte", "20ffffffff7f", V5, BadRemainingLength, 5},
 		{"largest length", "20ffffff7f", V5, TooLarge, 5},
-		{"one above the bound", "20bd8004", V5, TooLarge, 4}, // 65,597 + 4
+		{"one above the bound", "20fdff07", V5, TooLarge, 4}, // 131,069 + 4
 		{"empty", "2000", V311, Truncated, 2},
 		{"one byte", "200100", V5, Truncated, 2},
 		{"3 with properties", "2003000000", V311, TrailingBytes, 2},
@@ -126,8 +126,12 @@ func TestLongestAssignedClientID(t *testing.T) {
 	if _, err := ParseConnack(b[:len(b)-1], V5); err != ErrShort {
 		t.Errorf("one byte less: %v", err)
 	}
-	if _, err := ParseConnack(unhex(t, "20bc8004"), V5); err != ErrShort { // 65,596 + 4 = MaxConnack
-		t.Errorf("a CONNACK of MaxConnack bytes: %v", err)
+
+	// The same and a reason string, MaxConnack bytes together: remaining length 131,068, 131,063 of it properties.
+	longest := append(unhex(t, "20fcff07 0000 f7ff07"), b[9:]...)
+	longest = append(append(longest, unhex(t, "1ffff2")...), bytes.Repeat([]byte("r"), 65_522)...)
+	if c, err := ParseConnack(longest, V5); err != nil || len(c.AssignedClientID) != 65535 || c.Size != MaxConnack {
+		t.Errorf("a CONNACK of %d bytes: %v, %d bytes, size %d", len(longest), err, len(c.AssignedClientID), c.Size)
 	}
 }
 

@@ -207,6 +207,11 @@ func (c *conn) carryOut(out []Action) {
 			if m, err := mqtt.ParseDisconnect(a.Data, c.s.Version); err == nil {
 				c.owner.Goodbye(c, m)
 			}
+		case OpBrokerEnded:
+			l.yield = true
+			c.owner.BrokerEnded(c)
+		case OpFlow:
+			out = c.s.Flow(len(c.pend[Client])+unacknowledged(c.fd[Client]), l.now, out)
 		case OpFinish:
 			if c.finish = c.owes(Client) || c.owes(Broker); !c.finish {
 				out = c.s.Finished(out)

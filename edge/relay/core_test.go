@@ -3,6 +3,7 @@ package relay
 import (
 	"bytes"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -100,6 +101,44 @@ func TestARefusedClientDoesNotStay(t *testing.T) {
 	}
 }
 
+// A client whose broker has ended gets what is on its way to it for as long as it takes it, within a bound, and no longer.
+func TestABrokersLastWordsAreRead(t *testing.T) {
+	ended := func(left int) *Session {
+		s := sessionIn(t, Relaying, &Limits{})
+		if got := ops(s.Ended(Broker, 2, nil)); !slices.Equal(got, []Op{OpBrokerEnded, OpShutdown, OpFlow}) {
+			t.Fatalf("asks for %v", got)
+		}
+		if s.Flow(left, 2, nil); s.Phase != Relaying || s.Deadline != 2+int64(DefaultLinger) {
+			t.Fatalf("phase %d, deadline %v", s.Phase, time.Duration(s.Deadline))
+		}
+		return s
+	}
+	for _, c := range []struct {
+		what string
+		left []int // at each look
+		ends time.Duration
+	}{
+		{"all is read", []int{0, 0}, DefaultLinger},
+		{"nothing is read", []int{5000, 5000}, DefaultLinger},
+		{"some is read, then all", []int{5000, 3000, 1, 0}, 3 * DefaultLinger},
+		{"some is read, then no more", []int{5000, 3000, 3000}, 2 * DefaultLinger},
+		{"something is always read", []int{99, 98, 97, 96, 95, 94, 93, 92, 91, 90, 89, 88, 87, 86, 85, 84, 83, 82, 81}, halfCloseTimeout},
+	} {
+		s := ended(c.left[0])
+		now := int64(0)
+		for _, left := range c.left[1:] {
+			now = s.Deadline
+			if got := ops(s.Tick(now, nil)); !slices.Contains(got, OpFlow) {
+				break
+			}
+			s.Flow(left, now, nil)
+		}
+		if s.Phase != Closed || s.Reason != ReasonBrokerClosed || now != 2+int64(c.ends) {
+			t.Errorf("%s: phase %d, %v after %v; want closed after %v", c.what, s.Phase, s.Reason, time.Duration(now-2), c.ends)
+		}
+	}
+}
+
 // Every phase but Relaying (and there, after any side's end) has a deadline, and its Tick leads on: no session stays for ever.
 func TestEveryWaitHasAnEnd(t *testing.T) {
 	events := map[string]func(s *Session, now int64) []Action{
@@ -122,7 +161,7 @@ func TestEveryWaitHasAnEnd(t *testing.T) {
 				if !brokerThere && (strings.HasPrefix(first, "broker") || strings.HasPrefix(second, "broker")) {
 					continue
 				}
-				now := int64(2)
+				now, left := int64(2), 1_000_000
 				a(s, now)
 				if s.Phase < AwaitConnack && strings.HasPrefix(second, "broker") {
 					continue // there is no broker any more
@@ -133,7 +172,12 @@ func TestEveryWaitHasAnEnd(t *testing.T) {
 						break
 					}
 					now = s.Deadline
-					s.Tick(now, nil)
+					for _, op := range ops(s.Tick(now, nil)) {
+						if op == OpFlow {
+							left-- // the client reads, and does not close
+							s.Flow(left, now, nil)
+						}
+					}
 				}
 				idle := s.Phase == Relaying && s.EOF == [2]bool{} && s.Dead == [2]bool{}
 				if s.Phase != Closed && !idle {
@@ -270,6 +314,8 @@ func tear(fromClient, fromBroker []byte, rnd *rand.Rand) (o outcome) {
 				connected = false
 			case OpAccepted, OpGoodbye:
 				o.told += string('A'+rune(a.Op)) + string(a.Data[:min(len(a.Data), 64)])
+			case OpFlow:
+				as = s.Flow(0, 2, as)
 			case OpFinish:
 				as = s.Finished(as)
 			}

@@ -26,11 +26,12 @@ type watchedOwner struct {
 	conns    chan Conn  // of Route
 	queries  chan Query // of Route, without its Connect
 	accepted chan struct{}
-	leaving  func() // called by Goodbye
+	ended    chan struct{} // closed by BrokerEnded
+	leaving  func()        // called by Goodbye
 }
 
 func newWatchedOwner(target Target) *watchedOwner {
-	o := &watchedOwner{conns: make(chan Conn, 200), queries: make(chan Query, 200), accepted: make(chan struct{}), leaving: func() {}}
+	o := &watchedOwner{conns: make(chan Conn, 200), queries: make(chan Query, 200), accepted: make(chan struct{}), ended: make(chan struct{}), leaving: func() {}}
 	o.target, o.closed = target, func(Summary) {}
 	return o
 }
@@ -44,6 +45,7 @@ func (o *watchedOwner) Route(c Conn, q Query) (Answer, bool) {
 
 func (o *watchedOwner) Accepted(Conn, mqtt.Connack, time.Duration) { close(o.accepted) }
 func (o *watchedOwner) Goodbye(Conn, mqtt.Disconnect)              { o.leaving() }
+func (o *watchedOwner) BrokerEnded(Conn)                           { close(o.ended) }
 
 // receive is a channel receive that does not wait for ever.
 func receive[T any](t *testing.T, what string, ch <-chan T) T {
@@ -380,6 +382,51 @@ func TestDialingTakesTurns(t *testing.T) {
 			var ne interface{ Timeout() bool }
 			if q.Cause != CauseDial || q.Attempt != 1 || !errors.As(q.Err, &ne) || !ne.Timeout() {
 				t.Errorf("asked again with %+v, %v", q, q.Err)
+			}
+		})
+	}
+}
+
+// What a broker said before it ended reaches a client that reads slowly, and talks meanwhile: to close its socket sooner would be a reset, which
+// destroys what is on its way.
+func TestASlowClientGetsTheBrokersLastWords(t *testing.T) {
+	for name, run := range runs() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			const size, piece = 3 << 20, 32 << 10
+			sent := make(chan struct{})
+			at := brokers(t, func(c *net.TCPConn) {
+				c.Write(make([]byte, size))
+				c.CloseWrite()
+				close(sent)
+				io.Copy(io.Discard, c)
+			})
+			o := newWatchedOwner(Target{Addrs: []netip.AddrPort{at}})
+			ended := make(chan Summary, 1)
+			o.closed = func(s Summary) { ended <- s }
+			c := run(t, o, &Limits{Linger: 500 * time.Millisecond})
+			c.SetReadBuffer(64 << 10)
+			c.Write(connect311)
+			receive(t, "all is said", sent)
+			receive(t, "the broker's end", o.ended)
+			got := 0
+			pace := time.NewTicker(20 * time.Millisecond) // four times what a client may take that reads nothing
+			defer pace.Stop()
+			c.SetReadDeadline(time.Now().Add(2 * patience))
+			for p := make([]byte, piece); ; <-pace.C {
+				n, err := io.ReadFull(c, p)
+				got += n
+				if err != nil {
+					break
+				}
+				c.Write(ping)
+			}
+			if want := size + len(connack311); got != want {
+				t.Errorf("got %d of %d bytes", got, want)
+			}
+			c.Close()
+			if s := receive(t, "the end", ended); s.Reason != ReasonBrokerClosed {
+				t.Errorf("closed for %v", s.Reason)
 			}
 		})
 	}

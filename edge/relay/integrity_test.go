@@ -27,6 +27,7 @@ func (o *echoOwner) Preamble([]byte) (int, error)               { return 0, nil 
 func (o *echoOwner) Route(Conn, Query) (Answer, bool)           { return Answer{Target: &o.target}, true }
 func (o *echoOwner) Accepted(Conn, mqtt.Connack, time.Duration) {}
 func (o *echoOwner) Goodbye(Conn, mqtt.Disconnect)              {}
+func (o *echoOwner) BrokerEnded(Conn)                           {}
 func (o *echoOwner) Closed(s Summary)                           { o.closed(s) }
 func acceptConnect(c net.Conn) error {
 	_, err := io.ReadFull(c, make([]byte, len(connect311)))
@@ -324,6 +325,8 @@ func FuzzSession(f *testing.F) {
 					}
 				case OpClose:
 					closed = true
+				case OpFlow:
+					out = s.Flow(len(data), now, out)
 				case OpFinish:
 					out = s.Finished(out)
 				case OpPreamble:

@@ -26,6 +26,7 @@ const (
 	ReasonBrokerProtocol          // the broker's first packet was no CONNACK
 	ReasonBrokerDown              // the mesh judged the broker down
 	ReasonMoved                   // the key belongs to another broker now
+	ReasonTwin                    // a newer connection of the same client has a session at another broker
 	ReasonShutdown                // this edge ends
 	ReasonOverload                // a limit of this edge is reached
 	ReasonTransport               // the transport's own rules were broken (WebSocket, TLS, QUIC)
@@ -63,6 +64,7 @@ var reasonNames = [numReasons]string{
 	ReasonBrokerProtocol:   "broker_protocol",
 	ReasonBrokerDown:       "broker_down",
 	ReasonMoved:            "moved",
+	ReasonTwin:             "twin",
 	ReasonShutdown:         "shutdown",
 	ReasonOverload:         "overload",
 	ReasonTransport:        "transport",
@@ -82,6 +84,8 @@ func (r Reason) disconnectCode() byte {
 	switch r {
 	case ReasonMoved:
 		return mqtt.UseAnotherServer
+	case ReasonTwin:
+		return mqtt.SessionTakenOver
 	case ReasonOverload:
 		return mqtt.ServerBusy
 	default:

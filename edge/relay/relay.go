@@ -60,6 +60,8 @@ type Owner interface {
 	Accepted(c Conn, k mqtt.Connack, after time.Duration)
 	// Goodbye tells of the client's DISCONNECT, which has been forwarded.
 	Goodbye(c Conn, d mqtt.Disconnect)
+	// BrokerEnded tells that the broker has ended a session that it had accepted. What it said last is still on its way to the client.
+	BrokerEnded(c Conn)
 	// Closed is the last call: every descriptor of the session is closed.
 	Closed(s Summary)
 }
@@ -124,7 +126,7 @@ type Limits struct {
 	Held           *Budget       // bounds what sessions without a CONNACK hold together; nil = nothing does
 	// AcceptFailed is told when a loop can accept nobody for a moment, out of descriptors for instance. nil = nobody is.
 	AcceptFailed func(error)
-	// Linger is how long a client may take to read our last words and close. 0 = DefaultLinger.
+	// Linger is how long a client may take to close after our last words, or after the broker's. 0 = DefaultLinger.
 	Linger time.Duration
 }
 
@@ -139,7 +141,8 @@ const (
 	defaultConnackTimeout = 10 * time.Second
 	// routeTimeout bounds how long an Owner may think.
 	routeTimeout = 10 * time.Second
-	// halfCloseTimeout is how long one side may go on sending after the other has said that it will not.
+	// halfCloseTimeout is how long a broker may go on sending after its client has said that it will not, and a client may go on reading, for as
+	// long as bytes flow, what its broker said before it ended.
 	halfCloseTimeout = 30 * time.Second
 	// maxPipelined bounds what a client may send behind its CONNECT before the broker is reached: more stays in its socket.
 	maxPipelined = 64 << 10

@@ -39,12 +39,12 @@ func (s *Session) relay(side Side, p []byte, out []Action) []Action {
 			within = p[:min(len(p), int(scan.Remaining()))] // the DISCONNECT, and nothing that is behind it
 		}
 		n, ended, err := scan.Skip(within, stop)
+		s.packets(side, ended)
 		if err != nil {
 			// No MQTT. It is the broker's to refuse: we pass on what we do not understand, and know no boundaries any more.
 			s.Blind[side] = true
 			break
 		}
-		s.packets(side, ended)
 		if side == Client && !s.Said && (len(s.Tail) > 0 || scan.AtHeader() && scan.Type() == mqtt.DISCONNECT) {
 			out = s.goodbye(p[:n], out)
 		}
@@ -83,7 +83,7 @@ func (s *Session) Ended(side Side, now int64, out []Action) []Action {
 		s.blame(Client)
 		return s.cut(s.Reason, s.Detail, out)
 	case Routing, Dialing:
-		if len(s.Held) > s.Size && !s.Dead[Client] {
+		if len(s.Held) > int(s.Size) && !s.Dead[Client] {
 			return out // it said all that it had to say, without waiting: the broker shall hear it
 		}
 		// A client that is gone before its CONNECT went out leaves no trace at any broker.
@@ -96,6 +96,9 @@ func (s *Session) Ended(side Side, now int64, out []Action) []Action {
 		}
 		return s.brokerSilent(now, out)
 	case Relaying:
+		if side == Broker && s.Refused == 0 {
+			out = append(out, Action{Op: OpBrokerEnded})
+		}
 		if s.EOF[side.Other()] {
 			s.Phase = Closing
 			s.Deadline = now + int64(halfCloseTimeout)
@@ -106,13 +109,36 @@ func (s *Session) Ended(side Side, now int64, out []Action) []Action {
 		if s.Dead[side] {
 			s.hurry(now)
 		}
-		return append(out, Action{Op: OpShutdown, Side: side.Other()})
+		out = append(out, Action{Op: OpShutdown, Side: side.Other()})
+		if side == Client {
+			return out
+		}
+		// There is no session any more. What the broker said still gets to the client, which closes then: it has that long after the last
+		// byte that moved.
+		s.LastCall = now + int64(halfCloseTimeout)
+		s.hurry(now)
+		return append(out, Action{Op: OpFlow})
 	case Closing:
 		if side == Client {
 			return s.cut(s.Reason, s.Detail, out)
 		}
 	}
 	return out
+}
+
+// Flow answers OpFlow: so many bytes are on their way to the client.
+func (s *Session) Flow(left int, now int64, out []Action) []Action {
+	moved := left > 0 && left != s.Left
+	s.Left = left
+	switch {
+	case s.Phase != Relaying || s.Deadline != 0: // the first look
+		return out
+	case moved:
+		s.Deadline = min(now+int64(s.limits.linger()), s.LastCall)
+		return out
+	}
+	s.blame(Broker)
+	return s.cut(s.Reason, s.Detail, out)
 }
 
 // Failed tells that side's connection is broken in both directions: a reset, or the transport's error in detail.
@@ -220,7 +246,7 @@ func (s *Session) Tick(now int64, out []Action) []Action {
 		return s.refuse(ReasonNoBroker, "no answer in time", mqtt.ServerUnavailable, now, out)
 	case Dialing:
 		out = append(out, Action{Op: OpDrop})
-		if now >= s.ConnackBy {
+		if now >= s.LastCall {
 			return s.refuse(ReasonDialFailed, "", mqtt.ServerUnavailable, now, out)
 		}
 		return s.again(CauseDial, now, out)
@@ -234,6 +260,10 @@ func (s *Session) Tick(now int64, out []Action) []Action {
 		}
 		return s.refuse(ReasonConnackTimeout, "", mqtt.ServerUnavailable, now, append(out, Action{Op: OpDrop}))
 	case Relaying:
+		if s.EOF[Broker] && !s.Dead[Client] && now < s.LastCall {
+			s.Deadline = 0 // Flow sets another, or ends the session
+			return append(out, Action{Op: OpFlow})
+		}
 		s.blame(s.silent())
 		return s.cut(s.Reason, s.Detail, out)
 	default:

@@ -107,6 +107,12 @@ func (o *scriptOwner) Goodbye(_ Conn, d mqtt.Disconnect) {
 	o.tell(fmt.Sprintf("goodbye %d %v %d", d.Reason, d.HasSessionExpiry, d.SessionExpiry))
 }
 
+func (o *scriptOwner) BrokerEnded(Conn) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.tell("broker ended")
+}
+
 func (o *scriptOwner) Closed(s Summary) {
 	o.mu.Lock()
 	o.tell("closed " + s.Reason.String())
@@ -305,6 +311,10 @@ func (b *bareRig) feed(event func(out []Action) []Action) {
 				panic(err)
 			}
 			b.own.Goodbye(b, d)
+		case OpBrokerEnded:
+			b.own.BrokerEnded(b)
+		case OpFlow:
+			out = b.s.Flow(b.out[Client].Len(), b.now, out)
 		case OpFinish:
 			out = b.s.Finished(out)
 		case OpClose:

@@ -135,6 +135,10 @@ func (d *driver) carryOut(event func(out []Action) []Action) []job {
 			if m, err := mqtt.ParseDisconnect(a.Data, d.s.Version); err == nil {
 				d.owner.Goodbye(d.handle, m)
 			}
+		case OpBrokerEnded:
+			d.owner.BrokerEnded(d.handle)
+		case OpFlow:
+			out = d.s.Flow(d.left(), d.now(), out)
 		case OpFinish:
 			if d.finish = d.writing[Client] || d.writing[Broker]; !d.finish {
 				out = d.s.Finished(out)
@@ -178,6 +182,18 @@ func owns(mine []job, side Side) bool {
 		}
 	}
 	return false
+}
+
+// left is what is on its way to the client, as far as we know it. Called with the lock held.
+func (d *driver) left() int {
+	n := unsent(d.client)
+	if d.writing[Client] {
+		n++
+	}
+	for _, j := range d.queue[Client] {
+		n += 1 + len(j.data)
+	}
+	return n
 }
 
 // write carries out jobs and then whatever was queued behind them.

@@ -42,6 +42,10 @@ const (
 	OpAccepted
 	// OpGoodbye: Data is the client's whole DISCONNECT; tell Owner.Goodbye.
 	OpGoodbye
+	// OpBrokerEnded: the broker has ended a session that it had accepted; tell Owner.BrokerEnded.
+	OpBrokerEnded
+	// OpFlow: feed back Flow with the bytes that are on their way to the client: in the driver's hands, and unacknowledged in the socket.
+	OpFlow
 	// OpFinish: feed back Finished once all earlier writes are out.
 	OpFinish
 	// OpClose: close everything now; tell Owner.Closed.
@@ -73,14 +77,15 @@ type State struct {
 	Held    []byte // from the client, until the CONNACK: what may have to be sent again
 	First   []byte // from the broker: a first packet that is not whole
 	Tail    []byte // from the client: a DISCONNECT that is not whole
-	Size    int    // of the CONNECT at the start of Held
-	Charged int    // bytes of Limits.Held that Held takes
+	Size    int32  // of the CONNECT at the start of Held
+	Charged int32  // bytes of Limits.Held that Held takes
+	Left    int    // on its way to the client when Flow told last; once the broker has ended
 
 	Bytes, Packets [2]uint64
 
 	AcceptedAt, ConnectAt, DialedAt, ConnackAt int64
 	Deadline                                   int64 // Tick is due; 0 = never
-	ConnackBy                                  int64 // deadline of the CONNACK over all attempts
+	LastCall                                   int64 // of the CONNACK over all attempts; then of a client whose broker has ended
 	Detail                                     string
 }
 
@@ -105,16 +110,16 @@ func (s *Session) Start(l *Limits, accepted int64, preamble bool) {
 func (s *Session) Resume(l *Limits, st State) {
 	*s = Session{State: st, limits: l}
 	if s.Charged = 0; l.Held != nil {
-		s.Charged = max(0, len(s.Held)-freeHeld)
+		s.Charged = int32(max(0, len(s.Held)-freeHeld))
 		l.Held.used.Add(int64(s.Charged))
 	}
 }
 
 // hold keeps what the client sent for the time until the CONNACK; false if there is no room for it.
 func (s *Session) hold(p []byte) bool {
-	n := max(0, len(s.Held)+len(p)-freeHeld)
+	n := int32(max(0, len(s.Held)+len(p)-freeHeld))
 	if b := s.limits.Held; b != nil && n != s.Charged {
-		if !b.take(n - s.Charged) {
+		if !b.take(int(n - s.Charged)) {
 			return false
 		}
 		s.Charged = n
@@ -136,7 +141,7 @@ func (s *Session) letGo() {
 func (s *Session) WantRead(side Side) bool {
 	switch s.Phase {
 	case Routing, Dialing:
-		return side == Client && len(s.Held)-s.Size < maxPipelined
+		return side == Client && len(s.Held)-int(s.Size) < maxPipelined
 	case Closed:
 		return false
 	default:
@@ -224,7 +229,7 @@ func (s *Session) awaitConnect(p []byte, now int64, out []Action) []Action {
 		}
 		return s.malformed(err, now, out)
 	}
-	s.Size, s.Version = c.Size, c.Version
+	s.Size, s.Version = int32(c.Size), c.Version
 	s.ConnectAt = now
 	s.packets(Client, 1)
 	return s.route(now, out)
@@ -264,8 +269,8 @@ const longestLevel = 5 + 8 + 1
 func (s *Session) route(now int64, out []Action) []Action {
 	s.Phase = Routing
 	s.Deadline = now + int64(routeTimeout)
-	if s.ConnackBy != 0 {
-		s.Deadline = min(s.Deadline, s.ConnackBy)
+	if s.LastCall != 0 {
+		s.Deadline = min(s.Deadline, s.LastCall)
 	}
 	return append(out, Action{Op: OpRoute})
 }
@@ -290,11 +295,11 @@ func (s *Session) Routed(a Answer, now int64, out []Action) []Action {
 		}
 		return s.refuse(reason, "", code, now, out)
 	}
-	if s.ConnackBy == 0 {
-		s.ConnackBy = now + int64(orDuration(a.Target.Timeout, defaultConnackTimeout))
+	if s.LastCall == 0 {
+		s.LastCall = now + int64(orDuration(a.Target.Timeout, defaultConnackTimeout))
 	}
 	s.Phase = Dialing
-	s.Deadline = min(now+int64(orDuration(a.Target.DialTimeout, defaultDialTimeout)), s.ConnackBy)
+	s.Deadline = min(now+int64(orDuration(a.Target.DialTimeout, defaultDialTimeout)), s.LastCall)
 	return append(out, Action{Op: OpDial})
 }
 
@@ -311,7 +316,7 @@ func (s *Session) Dialed(prelude []byte, now int64, out []Action) []Action {
 		return append(out, Action{Op: OpDrop})
 	}
 	s.Phase, s.DialedAt = AwaitConnack, now
-	s.Deadline = s.ConnackBy
+	s.Deadline = s.LastCall
 	s.EOF[Broker], s.Dead[Broker] = false, false
 	first := s.Held
 	if len(prelude) > 0 {

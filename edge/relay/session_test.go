@@ -179,10 +179,22 @@ var scripts = []struct {
 		established5,
 		stop(ReasonMoved), clientGets([]byte{0xe0, 2, mqtt.UseAnotherServer, 0}), clientEnds, brokerEnds, clientFIN, told("closed moved"),
 	)},
+	{name: "stopped for a newer connection, MQTT 5", steps: then(
+		established5,
+		stop(ReasonTwin), clientGets([]byte{0xe0, 2, mqtt.SessionTakenOver, 0}), clientEnds, brokerEnds, clientFIN, told("closed twin"),
+	)},
 	{name: "stopped while relaying, MQTT 3.1.1", steps: then(established, stop(ReasonBrokerDown), clientEnds, brokerEnds, clientFIN, told("closed broker_down"))},
 	{name: "stopped in the middle of a packet", steps: then(
 		established5,
 		broker(bigPublish[:1000]), clientGets(bigPublish[:1000]), stop(ReasonShutdown), clientEnds, brokerEnds, clientFIN, told("closed shutdown"),
+	)},
+	{name: "the broker ends, and the client stays", limits: Limits{Linger: 100 * time.Millisecond}, steps: then(
+		established,
+		broker(publish), brokerFIN, told("broker ended"), clientGets(publish), clientEnds, after(time.Second), told("closed broker_closed"),
+	)},
+	{name: "the broker breaks, and the client stays", limits: Limits{Linger: 100 * time.Millisecond}, steps: then(
+		established,
+		brokerAbort, told("broker ended"), clientEnds, after(time.Second), told("closed broker_closed"),
 	)},
 	{name: "stopped after its goodbye", steps: then(
 		established,

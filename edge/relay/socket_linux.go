@@ -55,6 +55,33 @@ func localAddr(fd int) netip.AddrPort {
 	return addrPort(&sa)
 }
 
+// unacknowledged is the number of bytes that the other end of a TCP connection has not acknowledged yet, a FIN included; 0 if there is none.
+func unacknowledged(fd int) int {
+	n, err := unix.IoctlGetInt(fd, unix.SIOCOUTQ) // tcp(7)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// unsent is the same for a Stream, where it tells of its socket.
+func unsent(st Stream) (n int) {
+	var under any = st
+	for {
+		switch c := under.(type) {
+		case syscall.Conn:
+			if raw, err := c.SyscallConn(); err == nil {
+				raw.Control(func(fd uintptr) { n = unacknowledged(int(fd)) })
+			}
+			return n
+		case interface{ NetConn() net.Conn }: // tls.Conn
+			under = c.NetConn()
+		default:
+			return 0
+		}
+	}
+}
+
 // toItself reports whether fd is connected to itself: on one host a connect to a port that nobody listens on succeeds where the kernel gives
 // the connecting socket that very port (simultaneous open, RFC 9293 §3.5).
 func toItself(fd int, peer netip.AddrPort) bool {

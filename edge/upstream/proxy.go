@@ -48,7 +48,7 @@ const (
 // Version 1 is one line with the addresses; a mixed pair of families becomes a TCP6 line with the IPv4 address mapped, and a
 // client whose address is unknown (or a nil o) is UNKNOWN. Version 2 has the command PROXY, or LOCAL where version 1 says UNKNOWN, and the
 // type-length-values ALPN, AUTHORITY (the SNI), UNIQUE_ID and SSL (flags, version, cipher; the common name only if the
-// client's certificate was verified). The transport is STREAM for clients over QUIC too: what the broker reads is a stream,
+// client's certificate was verified). There is no SSL where the version of o.TLS is 0: names without a handshake that anybody vouches for. The transport is STREAM for clients over QUIC too: what the broker reads is a stream,
 // and receivers take DGRAM to mean that it is none.
 //
 // It does not allocate where dst has MaxProxyHeader bytes of room.
@@ -139,7 +139,7 @@ func appendProxyV2(dst []byte, o *relay.Origin) []byte {
 		dst = append(dst, tlvUniqueID, 0, byte(n))
 		dst = append(dst, o.UniqueID...)
 	}
-	if o.TLS != nil {
+	if o.TLS != nil && o.TLS.Version != 0 {
 		dst = appendSSL(dst, o.TLS)
 	}
 	return closeLength(dst, mark)
@@ -171,7 +171,7 @@ func appendSSL(dst []byte, t *relay.TLS) []byte {
 	return closeLength(dst, mark)
 }
 
-// sslVersion names a TLS version as OpenSSL does, whose names receivers expect.
+// sslVersion names a TLS version as OpenSSL does, whose names receivers expect. It must have some name (§2.2.6).
 func sslVersion(v uint16) string {
 	switch v {
 	case tls.VersionTLS13:

@@ -167,6 +167,27 @@ func TestProxyV2UnverifiedName(t *testing.T) {
 	}
 }
 
+// A proxy in front may have told the names that the client gave, and nothing of TLS: so do we.
+func TestProxyV2NamesWithoutTLS(t *testing.T) {
+	o := &relay.Origin{
+		Client: addrPort("192.0.2.7:50000"), Server: addrPort("198.51.100.1:1883"),
+		TLS: &relay.TLS{ServerName: "mqtt.example.com", ALPN: "mqtt"},
+	}
+	h := parseProxy(t, AppendProxy(nil, registry.ProxyV2, o))
+	tlvs := tlvsOf(t, h)
+	if len(tlvs) != 2 || tlvs[proxyproto.PP2_TYPE_AUTHORITY] != "mqtt.example.com" || tlvs[proxyproto.PP2_TYPE_ALPN] != "mqtt" {
+		t.Errorf("TLVs %q, want AUTHORITY and ALPN", tlvs)
+	}
+	o.TLS.Version = 0xffff // TLS of a version that has no name
+	ssl, ok := sslOf(t, parseProxy(t, AppendProxy(nil, registry.ProxyV2, o)))
+	if !ok || !ssl.ClientSSL() {
+		t.Errorf("SSL TLV %+v: want TLS", ssl)
+	}
+	if v, _ := ssl.SSLVersion(); v == "" {
+		t.Error("a version without a name")
+	}
+}
+
 func TestProxyV2Families(t *testing.T) {
 	for _, c := range []struct {
 		client, server string
@@ -297,6 +318,12 @@ func FuzzProxyRoundTrip(f *testing.F) {
 				continue // not a cipher's name: the reader may refuse it
 			}
 			ssl, ok := sslOf(t, h)
+			if version == 0 {
+				if ok {
+					t.Fatalf("SSL TLV %+v of a handshake that nobody has seen", ssl)
+				}
+				continue
+			}
 			if !ok || ssl.Verified() != verified {
 				t.Fatalf("SSL TLV %+v, verified %v", ssl, verified)
 			}

@@ -23,6 +23,7 @@ const (
 	ReasonMQTT        = "mqtt"        // a probe's CONNECT was not answered by CONNACK
 	ReasonLocal       = "local"       // this edge is out of descriptors, ports or memory: no word about the broker
 	ReasonConfig      = "config"      // the broker's configuration cannot be used here: no word about the broker
+	ReasonSelf        = "self"        // the address is a listener of this edge
 	ReasonCanceled    = "canceled"    // the caller gave up: no word about the broker
 	ReasonOther       = "other"
 )
@@ -31,7 +32,7 @@ const (
 func Reasons() []string {
 	return []string{
 		ReasonRefused, ReasonTimeout, ReasonUnreachable, ReasonReset, ReasonDNS, ReasonTLS,
-		ReasonWebSocket, ReasonMQTT, ReasonLocal, ReasonConfig, ReasonCanceled, ReasonOther,
+		ReasonWebSocket, ReasonMQTT, ReasonLocal, ReasonConfig, ReasonSelf, ReasonCanceled, ReasonOther,
 	}
 }
 
@@ -50,6 +51,8 @@ func Reason(err error) string {
 	switch {
 	case errors.Is(err, ErrConfig):
 		return ReasonConfig
+	case errors.Is(err, ErrSelf):
+		return ReasonSelf
 	case errors.Is(err, context.Canceled):
 		return ReasonCanceled
 	case errors.Is(err, ErrDNS):

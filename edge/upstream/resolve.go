@@ -64,7 +64,8 @@ type Resolver struct {
 	names   atomic.Pointer[map[string]*name] // by Broker.Address; replaced as a whole, under mu
 	wake    chan struct{}                    // something is due earlier than Run knows
 	slots   chan struct{}                    // one for each look-up in flight
-	stopped chan struct{}                    // closed when Run has returned
+	refused atomic.Pointer[func(netip.AddrPort) bool]
+	stopped chan struct{} // closed when Run has returned
 
 	lookups, failures atomic.Uint64
 
@@ -115,9 +116,23 @@ func NewResolver(c ResolverConfig) *Resolver {
 	return r
 }
 
+// Refuse makes the resolver leave out the addresses for which own is true: those where the broker's client itself listens. own is called for every
+// address that is asked for, from any goroutine.
+func (r *Resolver) Refuse(own func(netip.AddrPort) bool) { r.refused.Store(&own) }
+
+// others are the addresses that are not refused; ok is false if that leaves none.
+func (r *Resolver) others(addrs []netip.AddrPort) (rest []netip.AddrPort, ok bool) {
+	own := r.refused.Load()
+	if own == nil || !slices.ContainsFunc(addrs, *own) {
+		return addrs, true
+	}
+	rest = slices.DeleteFunc(slices.Clone(addrs), *own)
+	return rest, len(rest) > 0
+}
+
 // Lookup returns all addresses of a broker, IPv4 and IPv6, in the order of preference that the resolver gave. It never
 // blocks, and does not allocate for an address that was seen before. ok is false for a name without an answer yet, and
-// for an address that is malformed: call Resolve then, in a goroutine. The slice must not be changed.
+// for an address that is malformed or refused: call Resolve then, in a goroutine. The slice must not be changed.
 func (r *Resolver) Lookup(b *registry.Broker) (addrs []netip.AddrPort, ok bool) {
 	n := (*r.names.Load())[b.Address]
 	if n == nil {
@@ -127,7 +142,7 @@ func (r *Resolver) Lookup(b *registry.Broker) (addrs []netip.AddrPort, ok bool) 
 		n.asked.Store(true)
 	}
 	if p := n.addrs.Load(); p != nil {
-		return *p, true
+		return r.others(*p)
 	}
 	return nil, false
 }
@@ -144,7 +159,7 @@ func (r *Resolver) literal(address string) ([]netip.AddrPort, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.add(address, n)
-	return addrs, true
+	return r.others(addrs)
 }
 
 // add puts a name into the set unless another is there already or the set is full. Callers hold mu.
@@ -169,7 +184,7 @@ func (r *Resolver) wait() time.Duration {
 
 // Resolve is Lookup that waits for DNS where it must: for all callers of one name there is one question, which goes on for
 // later callers when ctx ends. It needs Run. A name that failed within the last second fails at once.
-// Errors wrap ErrConfig or ErrDNS.
+// Errors wrap ErrConfig, ErrDNS or ErrSelf.
 func (r *Resolver) Resolve(ctx context.Context, b *registry.Broker) ([]netip.AddrPort, error) {
 	if addrs, ok := r.Lookup(b); ok {
 		return addrs, nil
@@ -188,7 +203,11 @@ func (r *Resolver) Resolve(ctx context.Context, b *registry.Broker) ([]netip.Add
 		}
 	}
 	if p := n.addrs.Load(); p != nil {
-		return *p, nil
+		rest, ok := r.others(*p)
+		if !ok {
+			return nil, fmt.Errorf("%w: %s", ErrSelf, b.Address)
+		}
+		return rest, nil
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -438,3 +438,32 @@ func BenchmarkLookup(b *testing.B) {
 		})
 	}
 }
+
+// Addresses that are refused are left out; a broker that has no others is an error that says so, whether its address is a name or not.
+func TestRefusedAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dns := &fakeDNS{}
+		dns.set("both", "192.0.2.1", "192.0.2.2")
+		dns.set("own", "192.0.2.1")
+		r := NewResolver(ResolverConfig{DNS: dns})
+		defer startRun(r)()
+		r.Refuse(func(a netip.AddrPort) bool { return a == netip.MustParseAddrPort("192.0.2.1:1883") })
+		for address, want := range map[string][]netip.AddrPort{
+			"192.0.2.1:1883": nil,
+			"192.0.2.1:1884": addrPorts("192.0.2.1:1884"),
+			"both:1883":      addrPorts("192.0.2.2:1883"),
+			"own:1883":       nil,
+		} {
+			b := tcpBroker(address)
+			for range 2 { // asked for, and remembered
+				got, err := r.Resolve(t.Context(), b)
+				if !slices.Equal(got, want) || want == nil && (!errors.Is(err, ErrSelf) || Reason(err) != ReasonSelf || !strings.Contains(err.Error(), address)) {
+					t.Errorf("Resolve %s: %v, %v", address, got, err)
+				}
+				if got, ok := r.Lookup(b); ok != (want != nil) || !slices.Equal(got, want) {
+					t.Errorf("Lookup %s: %v, %v", address, got, ok)
+				}
+			}
+		}
+	})
+}

@@ -37,6 +37,8 @@ import (
 var (
 	// ErrConfig says that a broker's configuration cannot be used on this edge: a malformed address, an unreadable certificate.
 	ErrConfig = errors.New("upstream: configuration")
+	// ErrSelf says that a broker's address leads back to where the connection would come from (Resolver.Refuse).
+	ErrSelf = errors.New("upstream: the address is one of our own listeners")
 	// ErrDNS says that a broker's name has no address.
 	ErrDNS = errors.New("upstream: name resolution")
 	// ErrTLS says that the TLS handshake failed.

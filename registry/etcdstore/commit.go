@@ -39,7 +39,7 @@ func (s *Store) Get(ctx context.Context, pool, key string) (registry.Affinity, e
 	}
 	res, err := c.Get(ctx, s.keys.affinity(pool, key))
 	if err != nil {
-		return registry.Affinity{}, failure("get", err)
+		return registry.Affinity{}, s.reach.failure("get", err)
 	}
 	return s.found((*clientv3.GetResponse)(res), key), nil
 }
@@ -51,8 +51,11 @@ func (s *Store) found(res *clientv3.GetResponse, key string) registry.Affinity {
 	}
 	var d wire.Decoder
 	a, raw, err := d.Affinity(res.Kvs[0].Value)
-	if err != nil || raw != hidden(key) {
-		s.ignored.Add(1)
+	if err == nil && raw != hidden(key) {
+		err = errName
+	}
+	if err != nil {
+		s.ignore(res.Kvs[0], err)
 		a = registry.Affinity{}
 	}
 	a.Revision = res.Kvs[0].ModRevision
@@ -135,7 +138,7 @@ func (s *Store) transact(ctx context.Context, c *clientv3.Client, ws []registry.
 			continue
 		}
 		if err != nil {
-			return nil, failure("commit", err)
+			return nil, s.reach.failure("commit", err)
 		}
 		return s.results(ws, res), nil
 	}

@@ -67,7 +67,7 @@ func (s *session) stand(ctx context.Context) (*leadership, int64, error) {
 		return nil, 0, registry.ErrSessionLost
 	}
 	if err != nil {
-		return nil, 0, failure("campaign", err)
+		return nil, 0, s.store.reach.failure("campaign", err)
 	}
 	revision := res.Header.Revision
 	if !res.Succeeded {
@@ -163,7 +163,7 @@ func (l *leadership) write(ctx context.Context, doing string, op clientv3.Op) er
 		clientv3.Compare(clientv3.LeaseValue(key), "=", l.session.lease),
 	).Then(op).Commit()
 	if err != nil {
-		return failure(doing, err)
+		return l.session.store.reach.failure(doing, err)
 	}
 	if !res.Succeeded {
 		l.end()

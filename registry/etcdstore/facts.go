@@ -46,7 +46,7 @@ func (s *Store) guarded(ctx context.Context, doing, key string, guard int64, op 
 	}
 	res, err := c.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", guard)).Then(op).Commit()
 	if err != nil {
-		return failure(doing, err)
+		return s.reach.failure(doing, err)
 	}
 	if !res.Succeeded {
 		return fmt.Errorf("%w: %s: it is not at revision %d", registry.ErrConflict, doing, guard)
@@ -85,5 +85,5 @@ func (s *Store) do(ctx context.Context, doing string, op clientv3.Op) error {
 		return err
 	}
 	_, err = c.Do(ctx, op)
-	return failure(doing, err)
+	return s.reach.failure(doing, err)
 }

@@ -68,7 +68,7 @@ func (s *Store) grant(ctx context.Context, ttl time.Duration) (id int64, granted
 	}
 	res, err := c.Grant(ctx, int64(ttl/time.Second))
 	if err != nil {
-		return 0, 0, failure("grant a lease", err)
+		return 0, 0, s.reach.failure("grant a lease", err)
 	}
 	return int64(res.ID), time.Duration(res.TTL) * time.Second, nil
 }

@@ -213,7 +213,7 @@ func TestResetStore(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, from := range []int64{from, 1} {
+	for _, from := range []int64{0, from, 1} { // 0: for another reason, and told once
 		if err := s.Watch(within(t), from, func(registry.Batch) error { return nil }); !errors.Is(err, registry.ErrReset) {
 			t.Errorf("a watch from %d: %v, want ErrReset", from, err)
 		}

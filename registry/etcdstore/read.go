@@ -2,7 +2,10 @@ package etcdstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -31,10 +34,16 @@ func (r *reader) listed(kvs []*mvccpb.KeyValue) ([]registry.Change, error) {
 		if ok && p.kind == 0 {
 			continue
 		}
-		c := p.change(kv.ModRevision)
-		if ok = ok && r.value(&c, p, kv.Value); !ok {
-			r.store.ignored.Add(1)
+		if !ok {
+			r.store.ignore(kv, errForeign)
 			continue
+		}
+		c := p.change(kv.ModRevision)
+		if err := r.value(&c, p, kv.Value); err != nil {
+			r.store.ignore(kv, err)
+			if c, ok = p.unreadable(kv.ModRevision, err); !ok {
+				continue
+			}
 		}
 		changes = append(changes, c)
 	}
@@ -42,7 +51,8 @@ func (r *reader) listed(kvs []*mvccpb.KeyValue) ([]registry.Change, error) {
 }
 
 // followed turns whole transactions into changes. A value that does not read ends what was there before: so a reader who
-// saw that, and one who lists only now, know the same.
+// saw that, and one who lists only now, know the same. Only of a pool it is told as what it is: without its pool an edge would
+// close all clients.
 func (r *reader) followed(ctx context.Context, events []*clientv3.Event) ([]registry.Change, error) {
 	changes := make([]registry.Change, 0, len(events))
 	var nameless []ended
@@ -59,20 +69,23 @@ func (r *reader) followed(ctx context.Context, events []*clientv3.Event) ([]regi
 		}
 		if !ok {
 			if put {
-				r.store.ignored.Add(1)
+				r.store.ignore(ev.Kv, errForeign)
 			}
 			continue
 		}
 		c := p.change(ev.Kv.ModRevision)
-		if c.Deleted = !put || !r.value(&c, p, ev.Kv.Value); c.Deleted {
-			if put {
-				r.store.ignored.Add(1)
+		c.Deleted = !put
+		if put {
+			if err := r.value(&c, p, ev.Kv.Value); err != nil {
+				r.store.ignore(ev.Kv, err)
+				if c, ok = p.unreadable(ev.Kv.ModRevision, err); !ok {
+					c = p.change(ev.Kv.ModRevision)
+					c.Deleted = true
+				}
 			}
-			c = p.change(ev.Kv.ModRevision)
-			c.Deleted = true
-			if p.hash != "" {
-				nameless = append(nameless, ended{key: string(ev.Kv.Key), place: p, index: len(changes)})
-			}
+		}
+		if c.Deleted && p.hash != "" {
+			nameless = append(nameless, ended{key: string(ev.Kv.Key), place: p, index: len(changes)})
 		}
 		changes = append(changes, c)
 	}
@@ -106,13 +119,13 @@ func (r *reader) named(ctx context.Context, changes []registry.Change, nameless 
 		res, err := r.cli.Txn(ask).Then(ops...).Commit()
 		cancel()
 		if err != nil {
-			return nil, watchFailure("read a former value", err)
+			return nil, r.store.watchFailure("read a former value", err)
 		}
 		for i, e := range part {
 			c := &changes[e.index]
 			former := e.place.change(0)
 			kvs := res.Responses[i].GetResponseRange().Kvs
-			if len(kvs) == 0 || !r.value(&former, e.place, kvs[0].Value) {
+			if len(kvs) == 0 || r.value(&former, e.place, kvs[0].Value) != nil {
 				unnamed[e.index] = true // there was nothing that anybody knows of
 				continue
 			}
@@ -133,8 +146,20 @@ func (p place) change(revision int64) registry.Change {
 	return registry.Change{Kind: p.kind, PoolName: p.pool, Name: p.name, Revision: revision}
 }
 
-// value reads a value into its change, and reports whether it could.
-func (r *reader) value(c *registry.Change, p place, v []byte) bool {
+// unreadable is what is told of a value that does not read: of a pool, that it does not; of everything else, nothing.
+func (p place) unreadable(revision int64, err error) (c registry.Change, ok bool) {
+	c = p.change(revision)
+	c.Unreadable = err.Error()
+	return c, p.kind == registry.KindPool
+}
+
+var (
+	errForeign = errors.New("no limpet of this version writes such a key")
+	errName    = errors.New("the value is about another key")
+)
+
+// value reads a value into its change.
+func (r *reader) value(c *registry.Change, p place, v []byte) error {
 	d := &r.names
 	var raw string
 	var err error
@@ -165,12 +190,28 @@ func (r *reader) value(c *registry.Change, p place, v []byte) bool {
 	default:
 		err = fmt.Errorf("etcdstore: kind %d", p.kind)
 	}
-	if err != nil {
-		return false
+	switch {
+	case err != nil:
+		return err
+	case p.hash != "":
+		if c.Name = raw; escape(raw) != p.hash {
+			return errName
+		}
+	case raw != "":
+		return errName
 	}
-	if p.hash != "" {
-		c.Name = raw
-		return escape(raw) == p.hash
-	}
-	return raw == ""
+	return nil
 }
+
+// ignore counts what does not read, and tells of it: of each pool, and of the rest now and then.
+func (s *Store) ignore(kv *mvccpb.KeyValue, err error) {
+	n, now := s.ignored.Add(1), time.Now().Unix()
+	if told := s.told.Load(); !strings.HasPrefix(string(kv.Key), string(s.keys)+poolDir) && (now-told < ignoredEvery || !s.told.CompareAndSwap(told, now)) {
+		return
+	}
+	s.log.Warn().Err(err).Str("key", fmt.Sprintf("%.200q", kv.Key)).Int64("revision", kv.ModRevision).Uint64("so_far", n).
+		Msg("a key of the store does not read and is ignored: a later limpet wrote it, or no limpet")
+}
+
+// ignoredEvery is how often, in seconds, the log tells of keys that are ignored: strangers may have written many.
+const ignoredEvery = 60

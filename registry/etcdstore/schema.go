@@ -28,7 +28,7 @@ func (s *Store) writer(ctx context.Context) (*clientv3.Client, error) {
 		Else(clientv3.OpGet(key)).
 		Commit()
 	if err != nil {
-		return nil, failure("schema", err)
+		return nil, s.reach.failure("schema", err)
 	}
 	if !res.Succeeded {
 		for _, kv := range res.Responses[0].GetResponseRange().Kvs {

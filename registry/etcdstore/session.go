@@ -61,7 +61,7 @@ func (s *Store) Join(ctx context.Context, e registry.Edge) (registry.Session, er
 	}
 	grant, err := c.Grant(ctx, int64(registry.SessionTTL/time.Second))
 	if err != nil {
-		return nil, failure("join", err)
+		return nil, s.reach.failure("join", err)
 	}
 	if err := s.register(ctx, c, e, grant.ID); err != nil {
 		if ctx.Err() == nil {
@@ -79,7 +79,7 @@ func (s *Store) Join(ctx context.Context, e registry.Edge) (registry.Session, er
 	alive, err := ses.keeper.KeepAlive(keeping, ses.lease)
 	if err != nil {
 		stop()
-		return nil, errors.Join(failure("join", err), ses.keeper.Close())
+		return nil, errors.Join(s.reach.failure("join", err), ses.keeper.Close())
 	}
 	if !s.start(func() { ses.keep(alive) }) {
 		stop()
@@ -96,7 +96,7 @@ func (s *Store) register(ctx context.Context, c *clientv3.Client, e registry.Edg
 	for {
 		res, err := c.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", guard)).Then(put).Else(clientv3.OpGet(key)).Commit()
 		if err != nil {
-			return failure("join", err)
+			return s.reach.failure("join", err)
 		}
 		if res.Succeeded {
 			break
@@ -112,13 +112,13 @@ func (s *Store) register(ctx context.Context, c *clientv3.Client, e registry.Edg
 		}
 		res, err = c.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", kvs[0].ModRevision)).Then(put).Commit()
 		if err != nil {
-			return failure("join", err)
+			return s.reach.failure("join", err)
 		}
 		if !res.Succeeded {
 			continue // somebody was quicker, perhaps the former edge, leaving
 		}
 		if _, err := c.Revoke(ctx, former); err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
-			return failure("join", err)
+			return s.reach.failure("join", err)
 		}
 		break
 	}
@@ -141,7 +141,7 @@ func (s *Store) mayTake(ctx context.Context, c *clientv3.Client, id string, form
 	for before := int64(-1); ; {
 		res, err := c.TimeToLive(ctx, former)
 		if err != nil {
-			return failure("join", err)
+			return s.reach.failure("join", err)
 		}
 		switch {
 		case time.Duration(res.TTL)*time.Second < stale:
@@ -189,7 +189,7 @@ func (s *session) Report(ctx context.Context, h registry.Health) error {
 		s.end(registry.ErrSessionLost)
 		return registry.ErrSessionLost
 	}
-	return failure("report", err)
+	return s.store.reach.failure("report", err)
 }
 
 // Close leaves in order. A session that is lost has nothing to leave.
@@ -222,5 +222,5 @@ func (s *session) leave(ctx context.Context) error {
 	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
 		return nil
 	}
-	return failure("leave", err)
+	return s.store.reach.failure("leave", err)
 }

@@ -37,14 +37,11 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/status"
 
 	"github.com/limpet-mesh/limpet/registry"
 	"github.com/limpet-mesh/limpet/registry/internal/clienttls"
@@ -98,17 +95,21 @@ type Store struct {
 	cli     atomic.Pointer[clientv3.Client]
 	dialing chan struct{} // holds one token while a client is made
 
+	reach   reach
 	leases  leases
 	written atomic.Bool // the schema is there, and we may write
 	ignored atomic.Uint64
+	told    atomic.Int64 // Unix seconds of the last time that the log did so
 
 	pageSize int64 // and noStream, for an etcd that cannot stream its listings: set before use
 	noStream bool
 
-	mu     sync.Mutex
-	known  identity // of the store that was last watched; guarded by mu, as are the next
-	closed bool
-	lives  map[string][]clientv3.LeaseID // of an edge's sessions here that were lost, until it joins again
+	mu    sync.Mutex
+	known identity // of the store that was last watched; guarded by mu, as are the next
+	// another is the store that took its place, once a reader has been told so (ErrReset) and until one lists it.
+	another identity
+	closed  bool
+	lives   map[string][]clientv3.LeaseID // of an edge's sessions here that were lost, until it joins again
 }
 
 var _ registry.Store = (*Store)(nil)
@@ -150,6 +151,7 @@ func Open(cfg Config) (*Store, error) {
 		dialing: make(chan struct{}, 1), lives: make(map[string][]clientv3.LeaseID), pageSize: pageSize,
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.reach.endpoints = strings.Join(cfg.Endpoints, ", ")
 	s.leases.grant, s.leases.granting = s.grant, make(chan struct{}, 1)
 	if cfg.Username == "" {
 		if _, err := s.dial(s.ctx); err != nil {
@@ -186,10 +188,10 @@ func (s *Store) dial(ctx context.Context) (*clientv3.Client, error) {
 	if end, ok := ctx.Deadline(); ok {
 		timeout = min(timeout, max(time.Until(end), time.Millisecond))
 	}
-	options := []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+	options := append(s.reach.options(), grpc.WithConnectParams(grpc.ConnectParams{
 		Backoff:           backoff.Config{BaseDelay: redialFirst, Multiplier: 1.6, Jitter: 0.3, MaxDelay: redialMost},
 		MinConnectTimeout: s.cfg.DialTimeout,
-	})}
+	}))
 	if s.tls != nil && s.tls.ServerName != "" {
 		options = append(options, grpc.WithTransportCredentials(named{credentials.NewTLS(s.tls), s.tls.ServerName}))
 	}
@@ -207,7 +209,7 @@ func (s *Store) dial(ctx context.Context) (*clientv3.Client, error) {
 		DialOptions:          options,
 	})
 	if err != nil {
-		return nil, failure("connect", err)
+		return nil, s.reach.failure("connect", err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -262,41 +264,4 @@ func (s *Store) start(fn func()) bool {
 	}
 	s.wg.Go(fn)
 	return true
-}
-
-func unavailable(doing string, err error) error {
-	return fmt.Errorf("%w: etcd: %s: %w", registry.ErrUnavailable, doing, err)
-}
-
-// failure turns an error of the etcd client into one of the registry. What certainly changed nothing and would fail again
-// is passed on as it is; all else is ErrUnavailable, with what to do about it where that is known.
-func failure(doing string, err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, registry.ErrUnavailable), errors.Is(err, ErrSchema):
-		return err
-	case errors.Is(err, rpctypes.ErrNoSpace):
-		return unavailable(doing, fmt.Errorf("%w: etcd takes no more writes: compact and defragment it, or raise --quota-backend-bytes, "+
-			"then run etcdctl alarm disarm", err))
-	case errors.Is(err, rpctypes.ErrPermissionDenied), errors.Is(err, rpctypes.ErrAuthFailed), errors.Is(err, rpctypes.ErrUserEmpty),
-		errors.Is(err, rpctypes.ErrInvalidAuthToken), errors.Is(err, rpctypes.ErrAuthNotEnabled):
-		return unavailable(doing, fmt.Errorf("%w: check the store's user name and password, and that its role may read and write %s", err, root))
-	case errors.Is(err, rpctypes.ErrTooManyOps):
-		return fmt.Errorf("etcdstore: %s: %w: run etcd with --max-txn-ops of at least %d", doing, err, maxTxnOps)
-	}
-	switch code(err) {
-	case codes.InvalidArgument, codes.FailedPrecondition, codes.OutOfRange, codes.Unimplemented:
-		return fmt.Errorf("etcdstore: %s: %w", doing, err)
-	}
-	return unavailable(doing, err)
-}
-
-// code is the gRPC status of an error of the etcd client.
-func code(err error) codes.Code {
-	var e rpctypes.EtcdError
-	if errors.As(err, &e) {
-		return e.Code()
-	}
-	return status.Code(err)
 }

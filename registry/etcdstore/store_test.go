@@ -179,6 +179,14 @@ func within(t testing.TB) context.Context {
 	return ctx
 }
 
+// withinBrief is for what is to fail by its deadline.
+func withinBrief(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 func TestStore(t *testing.T) {
 	registrytest.TestStore(t, func(*testing.T) registrytest.Fixture {
 		mesh := newMesh()

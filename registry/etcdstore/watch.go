@@ -35,10 +35,10 @@ const (
 // where it is, since a member that lags behind looks like a restored backup.
 func (s *Store) Watch(ctx context.Context, from int64, fn func(registry.Batch) error) error {
 	err := s.watch(ctx, from, fn)
-	if ctx.Err() != nil {
-		return ctx.Err()
+	if end := ctx.Err(); end != nil && (end == context.Canceled || !errors.Is(err, end)) {
+		return end
 	}
-	return err
+	return err // or the caller's deadline, with what stood in the way
 }
 
 func (s *Store) watch(ctx context.Context, from int64, fn func(registry.Batch) error) error {
@@ -52,12 +52,15 @@ func (s *Store) watch(ctx context.Context, from int64, fn func(registry.Batch) e
 	}
 	s.mu.Lock()
 	why, other := now.replaces(s.known)
-	if !other || from == 0 {
-		s.known = now
+	// A reader who lists anew for another reason must be told of it too, once: what it knows is about the store before.
+	_, third := now.replaces(s.another)
+	listed := other && from == 0 && s.another != identity{} && !third
+	if s.another = now; listed || !other {
+		s.known, s.another = now, identity{}
 	}
 	s.mu.Unlock()
 	switch {
-	case other && from == 0:
+	case listed:
 		s.written.Store(false) // look at its schema before writing
 	case other:
 		return fmt.Errorf("%w: %s", registry.ErrReset, why)
@@ -80,7 +83,7 @@ func (s *Store) head(ctx context.Context, c *clientv3.Client) (*pb.ResponseHeade
 	defer cancel()
 	res, err := c.Get(ctx, s.keys.schema())
 	if err != nil {
-		return nil, identity{}, failure("watch", err)
+		return nil, identity{}, s.reach.failure("watch", err)
 	}
 	id := identity{cluster: res.Header.ClusterId, term: res.Header.RaftTerm}
 	for _, kv := range res.Kvs {
@@ -94,11 +97,11 @@ func (s *Store) head(ctx context.Context, c *clientv3.Client) (*pb.ResponseHeade
 }
 
 // watchFailure is failure, for what a watch asks of history.
-func watchFailure(doing string, err error) error {
+func (s *Store) watchFailure(doing string, err error) error {
 	if errors.Is(rpctypes.Error(err), rpctypes.ErrCompacted) {
 		return fmt.Errorf("%w: %s: %w", registry.ErrCompacted, doing, err)
 	}
-	err = failure(doing, rpctypes.Error(err))
+	err = s.reach.failure(doing, rpctypes.Error(err))
 	if !errors.Is(err, registry.ErrUnavailable) {
 		err = fmt.Errorf("%w: %w", registry.ErrUnavailable, err) // a watch can always be tried again
 	}
@@ -127,7 +130,7 @@ func (s *Store) stream(ctx context.Context, r *reader, revision int64, fn func(r
 		Key: []byte(prefix), RangeEnd: []byte(clientv3.GetPrefixRangeEnd(prefix)), Revision: revision,
 	}, grpc.MaxCallRecvMsgSize(maxAnswer))
 	if err != nil {
-		return listFailure(ctx, err)
+		return s.listFailure(ctx, err)
 	}
 	for {
 		late.Reset(answerTimeout)
@@ -137,7 +140,7 @@ func (s *Store) stream(ctx context.Context, r *reader, revision int64, fn func(r
 			err = io.ErrUnexpectedEOF
 		}
 		if err != nil {
-			return listFailure(ctx, err)
+			return s.listFailure(ctx, err)
 		}
 		done := part.GetRangeResponse().GetHeader() != nil // the last part has one
 		changes, err := r.listed(part.GetRangeResponse().GetKvs())
@@ -150,16 +153,16 @@ func (s *Store) stream(ctx context.Context, r *reader, revision int64, fn func(r
 	}
 }
 
-var errSilent = errors.New("etcd is silent")
+var errSilent = errors.New("it is silent")
 
-func listFailure(ctx context.Context, err error) error {
+func (s *Store) listFailure(ctx context.Context, err error) error {
 	if code(err) == codes.Unimplemented {
 		return err
 	}
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
-	return watchFailure("list", err)
+	return s.watchFailure("list", err)
 }
 
 // pages lists page by page. A page too large for one answer is asked for in halves.
@@ -174,7 +177,7 @@ func (s *Store) pages(ctx context.Context, r *reader, revision int64, fn func(re
 			continue
 		}
 		if err != nil {
-			return watchFailure("list", err)
+			return s.watchFailure("list", err)
 		}
 		changes, err := r.listed(page.Kvs)
 		if err != nil {
@@ -200,7 +203,7 @@ func (s *Store) follow(ctx context.Context, r *reader, from int64, head *pb.Resp
 	stream, err := pb.NewWatchClient(r.cli.ActiveConnection()).Watch(ctx, grpc.MaxCallRecvMsgSize(maxAnswer))
 	if err != nil {
 		cancel()
-		return watchFailure("watch", err)
+		return s.watchFailure("watch", err)
 	}
 	answers := make(chan answer)
 	done := make(chan struct{})
@@ -218,7 +221,7 @@ func (s *Store) follow(ctx context.Context, r *reader, from int64, head *pb.Resp
 	}}}
 	progress := &pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}}
 	if err := stream.Send(create); err != nil {
-		return sendFailure(ctx, answers, err)
+		return s.sendFailure(ctx, answers, err)
 	}
 	ask := time.NewTicker(progressEvery)
 	defer ask.Stop()
@@ -230,18 +233,18 @@ func (s *Store) follow(ctx context.Context, r *reader, from int64, head *pb.Resp
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-silent.C:
-			return unavailable("watch", errSilent)
+			return s.reach.failure("watch", errSilent)
 		case <-ask.C:
 			if err := stream.Send(progress); err != nil {
-				return sendFailure(ctx, answers, err)
+				return s.sendFailure(ctx, answers, err)
 			}
 		case a := <-answers:
 			if a.err != nil {
-				return watchFailure("watch", a.err)
+				return s.watchFailure("watch", a.err)
 			}
 			if a.res.Created && !a.res.Canceled { // the reader need not wait for the first progress
 				if err := stream.Send(progress); err != nil {
-					return sendFailure(ctx, answers, err)
+					return s.sendFailure(ctx, answers, err)
 				}
 			}
 			b, ok, err := f.take(ctx, a.res)
@@ -275,7 +278,7 @@ func receiveWatch(ctx context.Context, stream pb.Watch_WatchClient, answers chan
 }
 
 // sendFailure is why a stream takes nothing any more: what it gave last says that.
-func sendFailure(ctx context.Context, answers <-chan answer, err error) error {
+func (s *Store) sendFailure(ctx context.Context, answers <-chan answer, err error) error {
 	for errors.Is(err, io.EOF) {
 		select {
 		case a := <-answers:
@@ -286,7 +289,7 @@ func sendFailure(ctx context.Context, answers <-chan answer, err error) error {
 			return ctx.Err()
 		}
 	}
-	return watchFailure("watch", err)
+	return s.watchFailure("watch", err)
 }
 
 // A follower makes batches of what a stream gives. It does no I/O of its own, but for names that etcd must be asked for.
@@ -305,7 +308,7 @@ func (f *follower) take(ctx context.Context, res *pb.WatchResponse) (b registry.
 	case res.CompactRevision != 0:
 		return b, false, fmt.Errorf("%w: %d, the oldest is %d", registry.ErrCompacted, f.at, res.CompactRevision)
 	case res.Canceled:
-		return b, false, unavailable("watch", fmt.Errorf("etcd ended it: %s", res.CancelReason))
+		return b, false, f.reader.store.reach.failure("watch", fmt.Errorf("it ended the watch: %s", res.CancelReason))
 	case res.Created:
 		return b, false, nil
 	case len(res.Events) == 0: // progress

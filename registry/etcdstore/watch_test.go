@@ -1,6 +1,7 @@
 package etcdstore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -212,7 +214,10 @@ func TestForeignKeysAndValues(t *testing.T) {
 	if err := s.SetPin(t.Context(), registry.PinRef{Pool: "p", Key: "last"}, "b1"); err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]bool{fmt.Sprint(registry.KindAffinity, "p/good"): true, fmt.Sprint(registry.KindPin, "p/last"): true}
+	want := map[string]bool{
+		fmt.Sprint(registry.KindAffinity, "p/good"): true, fmt.Sprint(registry.KindPin, "p/last"): true,
+		fmt.Sprint(registry.KindPool, "/p"): true,
+	} // which is told as what it is
 	if got := <-followed; !maps.Equal(got, want) {
 		t.Errorf("who followed knows %v, want %v", got, want)
 	}
@@ -230,6 +235,59 @@ func TestForeignKeysAndValues(t *testing.T) {
 	}
 	if got := other.Ignored(); got != uint64(len(foreign)) {
 		t.Errorf("%d ignored while listing, want %d", got, len(foreign))
+	}
+}
+
+// A pool that does not read is told as such, by changes and by listings, named in the log, and can be replaced.
+func TestUnreadablePool(t *testing.T) {
+	t.Parallel()
+	mesh := newMesh()
+	var log bytes.Buffer
+	s := open(t, shared, mesh, func(c *Config) { c.Logger = zerolog.New(&log) })
+	if err := s.PutPool(t.Context(), &registry.Pool{Name: "p"}, 0); err != nil {
+		t.Fatal(err)
+	}
+	listed, followed := make(chan struct{}), make(chan registry.Change, 1)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		err := s.Watch(within(t), 0, func(b registry.Batch) error {
+			if b.Done {
+				close(listed)
+			} else if len(b.Changes) > 0 {
+				followed <- b.Changes[0]
+				return errDone
+			}
+			return nil
+		})
+		if !errors.Is(err, errDone) {
+			t.Error(err)
+		}
+	}()
+	<-listed
+	put, err := shared.raw(t).Put(t.Context(), s.keys.pool("p"), "\x02later")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := registry.Change{Kind: registry.KindPool, Name: "p", Revision: put.Header.Revision, Unreadable: "wire: unknown version 2, this program reads 1"}
+	if got := <-followed; !reflect.DeepEqual(got, want) {
+		t.Errorf("followed %+v, want %+v", got, want)
+	}
+	<-ended
+	if !strings.Contains(log.String(), s.keys.pool("p")) || !strings.Contains(log.String(), "unknown version 2") {
+		t.Errorf("log: %s", &log)
+	}
+	err = open(t, shared, mesh).Watch(within(t), 0, func(b registry.Batch) error {
+		if !b.Done || len(b.Changes) != 1 || !reflect.DeepEqual(b.Changes[0], want) {
+			t.Errorf("listed %+v, want %+v", b, want)
+		}
+		return errDone
+	})
+	if !errors.Is(err, errDone) {
+		t.Error(err)
+	}
+	if err := s.PutPool(t.Context(), &registry.Pool{Name: "p"}, want.Revision); err != nil {
+		t.Errorf("replacing it: %v", err)
 	}
 }
 

@@ -99,7 +99,8 @@ type Bus struct {
 	subs     sync.Mutex
 	handlers []*handler // guarded by subs; replaced, never changed
 
-	trouble string // why the last attempt to connect failed; owned by the client's callbacks
+	urls    string                 // for people, without passwords
+	trouble atomic.Pointer[string] // why the last attempt to connect failed, nil while connected
 
 	stats struct{ sent, received, ignored, unsent atomic.Uint64 }
 }
@@ -144,6 +145,7 @@ func Open(cfg Config) (*Bus, error) {
 	if err != nil {
 		return nil, err
 	}
+	b.urls = redacted(cfg.URLs)
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	if b.nc, err = nats.Connect(strings.Join(cfg.URLs, ","), opts...); err != nil {
 		b.cancel()
@@ -206,7 +208,7 @@ func (b *Bus) options(cfg Config) ([]nats.Option, error) {
 		nats.ReconnectErrHandler(b.refused),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil { // else we are closing
-				b.log.Warn().Err(err).Msg("disconnected")
+				b.log.Warn().Err(err).Str("urls", b.urls).Msg("disconnected from NATS")
 			}
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { b.log.Warn().Err(err).Msg("NATS says") }),
@@ -229,16 +231,41 @@ func (b *Bus) options(cfg Config) ([]nats.Option, error) {
 // The client calls these one after the other.
 
 func (b *Bus) connected(nc *nats.Conn) {
-	b.trouble = ""
+	b.trouble.Store(nil)
 	b.log.Info().Str("url", nc.ConnectedUrlRedacted()).Msg("connected")
 }
 
 // refused logs why an attempt to connect failed, once for each reason in a row.
 func (b *Bus) refused(_ *nats.Conn, err error) {
-	if s := err.Error(); s != b.trouble {
-		b.trouble = s
-		b.log.Warn().Err(err).Msg("cannot connect, will try again")
+	if errors.Is(err, nats.ErrNoServers) {
+		return // the client's sum of its first round over the servers; the next one tells what is wrong with each
 	}
+	s := err.Error()
+	if last := b.trouble.Swap(&s); last == nil || *last != s {
+		b.log.Warn().Err(err).Str("urls", b.urls).Msg("cannot connect to NATS, will try again: start it there, or correct the address")
+	}
+}
+
+// redacted is URLs for people to read.
+func redacted(urls []string) string {
+	all := make([]string, len(urls))
+	for i, s := range urls {
+		if u, err := url.Parse(s); err == nil {
+			all[i] = u.Redacted()
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
+// Trouble is where the servers should be, and why the last attempt to connect failed as far as that is known; "" while connected.
+func (b *Bus) Trouble() string {
+	switch why := b.trouble.Load(); {
+	case b.Connected():
+		return ""
+	case why != nil:
+		return b.urls + ": " + *why
+	}
+	return b.urls
 }
 
 // Stats returns the counts so far.

@@ -16,7 +16,10 @@
 // merely claims.
 package wire
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 // Version is the first byte of every value.
 const Version = 1
@@ -60,7 +63,7 @@ func (d *Decoder) open(b []byte) (fields, error) {
 		return fields{}, ErrCorrupt
 	}
 	if b[0] != Version {
-		return fields{}, ErrVersion
+		return fields{}, fmt.Errorf("%w %d, this program reads %d", ErrVersion, b[0], Version)
 	}
 	return fields{b: b[1:], dec: d}, nil
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -52,11 +53,12 @@ about brokers (drain, out) is never touched.`,
 			a.mesh, a.pools, a.out = cmp.Or(mesh, m.Name), m.Pools, cmd.OutOrStdout()
 			store, err := etcd.open(a.mesh)
 			if err != nil {
-				return etcd.explain(err)
+				return err // nothing was asked of etcd yet
 			}
+			begun := time.Now()
 			ctx, cancel := context.WithTimeout(cmd.Context(), etcd.timeout)
 			defer cancel()
-			return errors.Join(etcd.explain(a.apply(ctx, store)), store.Close())
+			return errors.Join(etcd.explain(a.apply(ctx, store), time.Since(begun)), store.Close())
 		},
 	}
 	f := cmd.Flags()
@@ -79,15 +81,27 @@ type applier struct {
 // poolChange is what has to happen to one pool.
 type poolChange struct {
 	name   string
-	stored *registry.Pool // nil: create
-	want   *registry.Pool // nil: delete, or leave alone
-	kept   bool           // not in the file, and not to be deleted
-	fields []string       // of a pool that is there on both sides: "ttl: 1h → 2h"
+	stored *registry.Pool       // nil: create
+	spoilt *registry.Unreadable // what is stored and does not read: replace it, whatever it was
+	want   *registry.Pool       // nil: delete, or leave alone
+	kept   bool                 // not in the file, and not to be deleted
+	fields []string             // of a pool that is there on both sides: "ttl: 1h → 2h"
 }
 
 // differs reports whether something has to be written.
 func (c *poolChange) differs() bool {
 	return !c.kept && (c.stored == nil || c.want == nil || len(c.fields) > 0)
+}
+
+// guard is the revision that the change rests on.
+func (c *poolChange) guard() int64 {
+	switch {
+	case c.stored != nil:
+		return c.stored.Revision
+	case c.spoilt != nil:
+		return c.spoilt.Revision
+	}
+	return 0
 }
 
 func (a *applier) apply(ctx context.Context, store registry.Store) error {
@@ -111,16 +125,12 @@ func (a *applier) apply(ctx context.Context, store registry.Store) error {
 	}
 }
 
-// storedPools lists the pools of the mesh once.
-func storedPools(ctx context.Context, store registry.Store) (map[string]*registry.Pool, error) {
-	pools := map[string]*registry.Pool{}
+// storedPools lists the pools of the mesh once: State.Pools, and those that do not read.
+func storedPools(ctx context.Context, store registry.Store) (*registry.State, error) {
+	state := &registry.State{}
 	listed := errors.New("listed")
 	err := store.Watch(ctx, 0, func(b registry.Batch) error {
-		for _, c := range b.Changes {
-			if c.Kind == registry.KindPool && !c.Deleted {
-				pools[c.Name] = c.Pool
-			}
-		}
+		state = state.Apply(b.Changes, b.Revision)
 		if b.Done {
 			return listed
 		}
@@ -129,23 +139,33 @@ func storedPools(ctx context.Context, store registry.Store) (map[string]*registr
 	if !errors.Is(err, listed) {
 		return nil, err
 	}
-	return pools, nil
+	return state, nil
 }
 
 // plan compares the file with the store, pool by pool in order of name.
-func (a *applier) plan(stored map[string]*registry.Pool) []*poolChange {
+func (a *applier) plan(stored *registry.State) []*poolChange {
 	var plan []*poolChange
 	for i := range a.pools {
 		want := &a.pools[i]
-		c := &poolChange{name: want.Name, want: want, stored: stored[want.Name]}
+		c := &poolChange{name: want.Name, want: want, stored: stored.Pools[want.Name]}
 		if c.stored != nil {
 			c.fields = fieldChanges(c.stored, want)
+		} else if u, ok := stored.Unreadable[want.Name]; ok {
+			c.spoilt = &u
 		}
 		plan = append(plan, c)
 	}
-	for name, p := range stored {
-		if !slices.ContainsFunc(a.pools, func(want registry.Pool) bool { return want.Name == name }) {
+	foreign := func(name string) bool {
+		return !slices.ContainsFunc(a.pools, func(want registry.Pool) bool { return want.Name == name })
+	}
+	for name, p := range stored.Pools {
+		if foreign(name) {
 			plan = append(plan, &poolChange{name: name, stored: p, kept: !a.prune})
+		}
+	}
+	for name, u := range stored.Unreadable {
+		if foreign(name) {
+			plan = append(plan, &poolChange{name: name, spoilt: &u, kept: !a.prune})
 		}
 	}
 	slices.SortFunc(plan, func(a, b *poolChange) int { return cmp.Compare(a.name, b.name) })
@@ -162,11 +182,9 @@ func (a *applier) write(ctx context.Context, store registry.Store, plan []*poolC
 		switch {
 		case a.diff:
 		case c.want == nil:
-			err = store.DeletePool(ctx, c.name, c.stored.Revision)
-		case c.stored == nil:
-			err = store.PutPool(ctx, c.want, 0)
+			err = store.DeletePool(ctx, c.name, c.guard())
 		default:
-			err = store.PutPool(ctx, c.want, c.stored.Revision)
+			err = store.PutPool(ctx, c.want, c.guard())
 		}
 		if err != nil {
 			return fmt.Errorf("pool %s: %w", c.name, err)
@@ -184,10 +202,16 @@ func (a *applier) tell(c *poolChange) {
 		would = "would be "
 	}
 	switch {
+	case c.want == nil && c.spoilt != nil:
+		fmt.Fprintf(a.out, "pool %s: %sdeleted; it did not read (revision %d: %s)\n", c.name, would, c.spoilt.Revision, c.spoilt.Reason)
 	case c.want == nil:
 		fmt.Fprintf(a.out, "pool %s: %sdeleted\n", c.name, would)
 	case c.stored == nil:
-		fmt.Fprintf(a.out, "pool %s: %screated (%s)\n", c.name, would, plural(len(c.want.Brokers), "broker"))
+		if c.spoilt != nil {
+			fmt.Fprintf(a.out, "pool %s: %sreplaced, since what is stored does not read (revision %d: %s)\n", c.name, would, c.spoilt.Revision, c.spoilt.Reason)
+		} else {
+			fmt.Fprintf(a.out, "pool %s: %screated (%s)\n", c.name, would, plural(len(c.want.Brokers), "broker"))
+		}
 		for _, line := range fieldChanges(nil, c.want) {
 			fmt.Fprintf(a.out, "  %s\n", line)
 		}

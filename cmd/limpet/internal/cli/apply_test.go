@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"path/filepath"
 	"reflect"
@@ -87,10 +88,11 @@ func TestApply(t *testing.T) {
 // stands compares the stored pools with a file.
 func stands(t *testing.T, store registry.Store, file string) {
 	t.Helper()
-	stored, err := storedPools(t.Context(), store)
+	state, err := storedPools(t.Context(), store)
 	if err != nil {
 		t.Fatal(err)
 	}
+	stored := state.Pools
 	want := map[string]*registry.Pool{}
 	for _, p := range parse(t, file) {
 		want[p.Name] = &p
@@ -140,7 +142,7 @@ func TestApplyReadsAgainAfterAConflict(t *testing.T) {
 				t.Fatal(err)
 			}
 			theirs.TTL += time.Hour
-			if err := store.PutPool(t.Context(), &theirs, stored["a"].Revision); err != nil {
+			if err := store.PutPool(t.Context(), &theirs, stored.Pools["a"].Revision); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -161,6 +163,75 @@ func TestApplyReadsAgainAfterAConflict(t *testing.T) {
 		if !strings.HasPrefix(out.String(), "pool a: changed\n") || strings.Count(out.String(), "pool a") != 1 || strings.Count(out.String(), "pool b") != 1 {
 			t.Errorf("%d races: printed\n%s", c.races, out.String())
 		}
+	}
+}
+
+// spoilingStore lists one pool as a value that does not read, until it is written or deleted with the guard of that value.
+type spoilingStore struct {
+	registry.Store
+	name     string
+	revision int64 // 0 = mended
+}
+
+func (s *spoilingStore) Watch(ctx context.Context, from int64, fn func(registry.Batch) error) error {
+	return s.Store.Watch(ctx, from, func(b registry.Batch) error {
+		if b.List && s.revision != 0 {
+			b.Changes = append(b.Changes, registry.Change{Kind: registry.KindPool, Name: s.name, Revision: s.revision, Unreadable: "version 2"})
+		}
+		return fn(b)
+	})
+}
+
+func (s *spoilingStore) mend(name string, guard int64) int64 {
+	if name == s.name && guard == s.revision {
+		guard, s.revision = 0, 0
+	}
+	return guard
+}
+
+func (s *spoilingStore) PutPool(ctx context.Context, p *registry.Pool, guard int64) error {
+	return s.Store.PutPool(ctx, p, s.mend(p.Name, guard))
+}
+
+func (s *spoilingStore) DeletePool(ctx context.Context, name string, guard int64) error {
+	if s.mend(name, guard); s.revision == 0 {
+		return nil
+	}
+	return s.Store.DeletePool(ctx, name, guard)
+}
+
+// A pool that does not read is replaced, or deleted, by its revision, and apply says what it did away with.
+func TestApplyOverAPoolThatDoesNotRead(t *testing.T) {
+	for _, c := range []struct {
+		spoilt      string
+		diff, prune bool
+		out         string
+		code        int
+		mended      bool
+	}{
+		{"a", true, false, "pool a: would be replaced, since what is stored does not read (revision 77: version 2)\n  brokers[b1]: added, h:1\n  brokers[b2]: added, h:2, weight 3\n", codeDiffers, false},
+		{"a", false, false, "pool a: replaced, since what is stored does not read (revision 77: version 2)\n  brokers[b1]: added, h:1\n  brokers[b2]: added, h:2, weight 3\n", 0, true},
+		{"z", false, false, "pool a: created (2 brokers)\n  brokers[b1]: added, h:1\n  brokers[b2]: added, h:2, weight 3\npool z: not in the file, left alone (--prune deletes it)\n", 0, false},
+		{"z", false, true, "pool a: created (2 brokers)\n  brokers[b1]: added, h:1\n  brokers[b2]: added, h:2, weight 3\npool z: deleted; it did not read (revision 77: version 2)\n", 0, true},
+	} {
+		mem := registry.NewMemory()
+		store := &spoilingStore{Store: mem, name: c.spoilt, revision: 77}
+		var out bytes.Buffer
+		a := applier{mesh: "m", pools: parse(t, poolA), diff: c.diff, prune: c.prune, out: &out}
+		err := a.apply(t.Context(), store)
+		code := 0
+		if e, ok := errors.AsType[*exitError](err); ok {
+			code = e.code
+		} else if err != nil {
+			t.Errorf("pool %s: %v", c.spoilt, err)
+		}
+		if code != c.code || out.String() != c.out || (store.revision == 0) != c.mended {
+			t.Errorf("exit %d, mended %v, printed\n%s\nwant exit %d,\n%s", code, store.revision == 0, out.String(), c.code, c.out)
+		}
+		if !c.diff {
+			stands(t, mem, poolA)
+		}
+		mem.Close()
 	}
 }
 
@@ -186,8 +257,25 @@ func TestApplyWithoutEtcd(t *testing.T) {
 	file := write(t, filepath.Join(t.TempDir(), "mesh.yaml"), "mesh: m\npools: [{name: p, brokers: [{id: b, address: 'h:1'}]}]\n")
 	url := "http://" + l.Addr().String()
 	code, stdout, stderr := limpet(t, "apply", "-f", file, "--etcd", url, "--timeout", "200ms")
-	if code != codeFailed || stdout != "" || strings.Count(stderr, "\n") != 1 ||
-		!strings.HasPrefix(stderr, "limpet: etcd at "+url+" did not answer within 200ms: start it, correct --etcd, or raise --timeout (") {
+	if code != codeFailed || stdout != "" || strings.Count(stderr, "\n") != 1 || !strings.HasPrefix(stderr, "limpet: no answer from etcd after ") ||
+		!strings.Contains(stderr, ": start it, or correct --etcd, or raise --timeout (") || !strings.Contains(stderr, "etcd at "+url+": ") {
 		t.Errorf("exit %d, stdout %q, stderr %q", code, stdout, stderr)
+	}
+}
+
+// What is told is the time that it took, and a longer --timeout is no advice where it was not what ended the wait.
+func TestExplainTellsTheTimeItTook(t *testing.T) {
+	e := etcdFlags{timeout: 5 * time.Second}
+	err := fmt.Errorf("%w: etcd at http://h:1: watch: cannot connect: refused: %w", registry.ErrUnavailable, context.DeadlineExceeded)
+	for after, want := range map[time.Duration]string{
+		3*time.Second + 4*time.Millisecond: "no answer from etcd after 3s: start it, or correct --etcd (" + err.Error() + ")",
+		5*time.Second + 4*time.Millisecond: "no answer from etcd after 5s: start it, or correct --etcd, or raise --timeout (" + err.Error() + ")",
+	} {
+		if got := e.explain(err, after).Error(); got != want {
+			t.Errorf("after %v:\n%s\nwant\n%s", after, got, want)
+		}
+	}
+	if got := e.explain(registry.ErrConflict, time.Second); got != registry.ErrConflict {
+		t.Errorf("%v", got)
 	}
 }

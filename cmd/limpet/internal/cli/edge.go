@@ -1,12 +1,8 @@
 package cli
 
 import (
-	"io"
 	stdlog "log"
-	"os"
 
-	"github.com/mattn/go-isatty"
-	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
 	"github.com/limpet-mesh/limpet/cmd/limpet/internal/node"
@@ -32,26 +28,14 @@ lets the sessions go within shutdown.grace, and ends with 0.`,
 			if err != nil {
 				return err
 			}
-			log := logger(conf.Log, cmd.ErrOrStderr())
+			log, queue := openLog(conf.Log, cmd.ErrOrStderr())
+			defer queue.close()
 			// Libraries that write to the standard logger (quic-go, of UDP buffers that the kernel keeps small) write to ours.
 			stdlog.SetFlags(0)
 			stdlog.SetOutput(log.With().Str("from", "library").Logger())
-			return node.Run(cmd.Context(), conf, currentVersion().Version, log, nil)
+			return node.Run(cmd.Context(), conf, node.Options{Version: currentVersion().Version, Log: log, LogLost: queue.lost.Load})
 		},
 	}
 	cmd.Flags().StringVarP(&file, "config", "c", "", "configuration file")
 	return cmd
-}
-
-// logger writes as the configuration says.
-func logger(c config.Log, w io.Writer) zerolog.Logger {
-	if c.Format == "console" {
-		f, ok := w.(*os.File)
-		w = zerolog.ConsoleWriter{Out: w, NoColor: !ok || !isatty.IsTerminal(f.Fd())}
-	}
-	level, err := zerolog.ParseLevel(c.Level)
-	if err != nil || c.Level == "" {
-		level = zerolog.InfoLevel
-	}
-	return zerolog.New(w).Level(level).With().Timestamp().Logger()
 }

@@ -75,14 +75,18 @@ func (e *etcdFlags) open(mesh string) (registry.Store, error) {
 	})
 }
 
-// explain says what to do about a store that did not answer.
-func (e *etcdFlags) explain(err error) error {
-	at := "etcd at " + strings.Join(e.endpoints, ", ")
+// explain says what to do about a store that did not answer, for so long. Where it should be, and what became of the attempts
+// to reach it, err says.
+func (e *etcdFlags) explain(err error, after time.Duration) error {
+	advice := "start it, or correct --etcd"
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("%s did not answer within %s: start it, correct --etcd, or raise --timeout (%w)", at, config.FormatDuration(e.timeout), err)
+		if after >= e.timeout {
+			advice += ", or raise --timeout"
+		}
+		return fmt.Errorf("no answer from etcd after %s: %s (%w)", config.FormatDuration(after.Round(100*time.Millisecond)), advice, err)
 	case errors.Is(err, registry.ErrUnavailable):
-		return fmt.Errorf("%s does not serve us: start it, or correct --etcd (%w)", at, err)
+		return fmt.Errorf("etcd does not serve us: %s (%w)", advice, err)
 	}
 	return err
 }

@@ -26,17 +26,18 @@ func (s *story) withoutBroker(ctx context.Context) error {
 	if dead < 0 {
 		return errNobody
 	}
-	s.chapter("Without "+victim, fmt.Sprintf("%s is killed (-9) with %d sessions, which are in its memory only. Its", victim, len(mine)),
-		"clients are held off for 2 s, in case it comes back (rehome_after); then other",
-		"brokers take them, and tell them that their sessions are gone.")
+	s.chapter("Without " + victim)
 	if err := s.awaitJudge(ctx); err != nil {
 		return err
 	}
-	closed := s.claim("broker killed: its clients are disconnected within %v", closedWithin)
-	back := s.claim("broker killed: back on another within %v, told the truth: Session Present 0", backWithin)
-	untouched := s.claim("broker killed: clients of the other brokers notice nothing")
+	s.say("%s is killed (-9) with %d sessions, which are in its memory only. Its", victim, len(mine))
+	s.say("clients are held off for 2 s, in case it comes back (rehome_after); then")
+	s.say("other brokers take them, and tell them that their sessions are gone.")
+	closed := s.claim("broker killed: its clients are disconnected within %.0f s", closedWithin.Seconds())
+	back := s.claim("broker killed: on another within %.0f s, Session Present 0", backWithin.Seconds())
+	untouched := s.claim("broker killed: the other brokers' clients notice nothing")
 	newKeys := s.claim("broker back: new clients are placed on it")
-	stay := s.claim("broker back: those that were re-placed stay, sessions intact")
+	stay := s.claim("broker back: who was re-placed stays, session intact")
 
 	watched := watch(others)
 	b := newBoard("", "MQTT", "was on", "closed after", "refused", "back after", "now on", "session")
@@ -97,7 +98,7 @@ func (s *story) awaitJudge(ctx context.Context) error {
 	began := time.Now()
 	end := s.out.live(func() []string {
 		waited := seconds(time.Since(began))
-		return []string{indent + s.out.faint(fmt.Sprintf("Patience: a new leader listens to all edges for %v before it judges ... %s", registry.SessionTTL, waited))}
+		return []string{indent + s.out.faint(fmt.Sprintf("Patience: a new leader hears all edges for %.0f s before it judges ... %s", registry.SessionTTL.Seconds(), waited))}
 	})
 	defer end()
 	select {

@@ -27,9 +27,10 @@ func (s *story) withoutEdge(ctx context.Context) error {
 	if dead < 0 {
 		return errNobody
 	}
-	s.chapter("Without "+victim, fmt.Sprintf("An edge keeps nothing that matters. %s is killed (-9) with %d clients on it.", victim, len(mine)))
-	back := s.claim("edge killed: its clients come home by others at their first retry")
-	untouched := s.claim("edge killed: clients of the other edges notice nothing")
+	s.chapter("Without "+victim, fmt.Sprintf("An edge keeps nothing that matters. %s is killed (-9) with %d clients on it.", victim, len(mine)),
+		fmt.Sprintf("(Over QUIC a dead edge is only silent: clients notice after %.0f s.)", quicIdle.Seconds()))
+	back := s.claim("edge killed: its clients come home at their first retry")
+	untouched := s.claim("edge killed: the other edges' clients notice nothing")
 	again := s.claim("edge back: it brings clients home as before")
 
 	watched := watch(others)

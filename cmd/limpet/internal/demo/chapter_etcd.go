@@ -25,7 +25,7 @@ func (s *story) withoutEtcd(ctx context.Context) error {
 	s.chapter("Without etcd", "etcd keeps who belongs where. It is stopped; the edges know enough to go on.")
 	talk := s.claim("etcd away: connected clients exchange messages")
 	known := s.claim("etcd away: known clients come home by another edge")
-	fresh := s.claim("etcd away: new clients are accepted, and all edges agree on their broker")
+	fresh := s.claim("etcd away: new clients get in, at one broker by all edges")
 	written := s.claim("etcd back: the records of the new clients are written")
 
 	stopped := time.Now()

@@ -12,9 +12,9 @@ import (
 func (s *story) homecoming(ctx context.Context) error {
 	s.chapter("Home by any edge",
 		fmt.Sprintf("%d clients with sessions connect by random edges, and leave. %d messages are", len(s.cast), queued),
-		"queued for each. It comes back by another edge and another transport: to the",
-		"broker that has them? (Brokers tell their names in "+nameTopic+".)")
-	home := s.claim("home by another edge and transport: same broker, Session Present")
+		"queued for each. Each comes back by another edge and another transport: to",
+		"the broker that has them? (Brokers tell their names in "+nameTopic+".)")
+	home := s.claim("home by another edge: same broker, Session Present")
 	queue := s.claim("queued messages delivered: all %d, in order, once", queued)
 
 	b := newBoard("", "MQTT", "left by", "back by", "home", "msgs")

@@ -11,8 +11,9 @@
 //	                     └── e1..e3  limpet edge
 //
 // The edges have the standard ports on 127.0.0.1, .2 and .3, or others where those are taken (ports.go). Certificates,
-// configurations and logs are in a temporary directory, which goes when the demo ends; if it fails, its logs stay. Every
-// process hangs on a leash (leash.go) and ends with the demo, however that ends.
+// configurations and logs are in a temporary directory, which goes when the demo ends; if it fails, its logs stay; if it is
+// killed, its directory goes with the next demo (sweep.go). Every process hangs on a leash (leash.go) and ends with the demo,
+// however that ends.
 //
 // The story (story.go, a file for each chapter) is told by some two dozen clients of our own (actor, conn): each of its
 // claims is checked for each client, and listed at the end as held or broken, and by whom.
@@ -69,7 +70,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "limpet-demo-")
+	dir, err := os.MkdirTemp("", dirPrefix)
 	if err != nil {
 		return err
 	}
@@ -78,11 +79,10 @@ func Run(ctx context.Context, o Options) (err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	out := newScreen(o.Out, func(err error) { cancel(fmt.Errorf("%w: %w", errUnread, err)) })
-	m, err := newMesh(exe, dir, o.Shifted)
+	m, err := newMesh(exe, dir, o.Shifted, o.Standalone)
 	if err != nil {
 		return err
 	}
-	m.standalone = o.Standalone
 	defer func() { err = errors.Join(err, m.close()) }()
 
 	d := &demo{Options: o, mesh: m, out: out, ctx: ctx, stop: cancel}
@@ -107,6 +107,9 @@ type demo struct {
 func (d *demo) start() error {
 	began := time.Now()
 	d.out.line("%s", d.out.bold("limpet demo"))
+	for _, dir := range sweep(os.TempDir()) {
+		d.out.line("Removed what a demo that was killed had left in %s.", dir)
+	}
 	d.out.line("Starting etcd, NATS, %d brokers and %d edges, a process each.", brokers, edges)
 	if err := d.mesh.start(d.ctx); err != nil {
 		return err

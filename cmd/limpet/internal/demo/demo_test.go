@@ -203,6 +203,11 @@ func TestOnce(t *testing.T) {
 	if n := strings.Count(r.output.String(), "\n   held "); n < 12 {
 		t.Errorf("%d claims held", n)
 	}
+	for line := range strings.Lines(r.output.String()) {
+		if width(strings.TrimRight(line, "\n")) > 80 && !strings.Contains(line, r.temp) {
+			t.Errorf("too wide for a terminal: %s", line)
+		}
+	}
 	after, err := readState(r.file)
 	if err != nil {
 		t.Error(err)
@@ -212,6 +217,22 @@ func TestOnce(t *testing.T) {
 			t.Errorf("state after the end: %+v", p)
 		}
 	}
+}
+
+// A standalone demo has brokers that know nothing of each other.
+func TestStandalone(t *testing.T) {
+	t.Parallel()
+	r := start(t, "--idle", "--standalone")
+	s := r.state()
+	for _, b := range s.Brokers {
+		if !strings.Contains(b.Restart, " --standalone") || strings.Contains(b.Restart, " --peer") {
+			t.Errorf("%s runs as %s", b.ID, b.Restart)
+		}
+	}
+	if err := r.cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	r.end(0)
 }
 
 // A demo that is stopped in the middle of its story ends everything in order, and does not say that it held.
@@ -278,7 +299,7 @@ func TestIdle(t *testing.T) {
 	r.end(0, pids...)
 }
 
-// A demo that is killed takes its processes along, a frozen one too where the kernel helps.
+// A demo that is killed takes its processes along, a frozen one too where the kernel helps, and its files go with the next demo.
 func TestKilled(t *testing.T) {
 	t.Parallel()
 	r := start(t, "--idle")
@@ -299,6 +320,12 @@ func TestKilled(t *testing.T) {
 			}
 			return nil
 		})
+	}
+	if removed := sweep(r.temp); len(removed) != 1 {
+		t.Errorf("the next demo would remove %v", removed)
+	}
+	if left, err := os.ReadDir(r.temp); err != nil || len(left) > 0 {
+		t.Errorf("%v, %v: files are left", left, err)
 	}
 }
 

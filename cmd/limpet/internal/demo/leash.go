@@ -16,11 +16,12 @@ import (
 // The leash: a process of the demo connects to a socket in the demo's directory, which is the user's alone, says "NAME PID\n",
 // and then only waits for the end of the connection. It comes when the demo lets go, or is gone itself, however it died.
 const (
+	leashName    = "leash"
 	leashHello   = 64 // bytes at most
 	leashTimeout = 5 * time.Second
 )
 
-func (s *supervisor) leashPath() string { return filepath.Join(s.dir, "leash") }
+func (s *supervisor) leashPath() string { return filepath.Join(s.dir, leashName) }
 
 // ErrNoDemo is what a process of a demo that is gone is told.
 var ErrNoDemo = errors.New("demo: the demo that this process belongs to is gone")

@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -35,8 +34,8 @@ type mesh struct {
 }
 
 // newMesh prepares everything in dir; nothing runs yet but the supervisor. close lets go of what it holds.
-func newMesh(exe, dir string, shift bool) (m *mesh, err error) {
-	m = &mesh{dir: dir}
+func newMesh(exe, dir string, shift, standalone bool) (m *mesh, err error) {
+	m = &mesh{dir: dir, standalone: standalone}
 	if m.layout, err = newLayout(shift); err != nil {
 		return nil, err
 	}
@@ -74,11 +73,6 @@ func newMesh(exe, dir string, shift bool) (m *mesh, err error) {
 
 func (m *mesh) etcdURL() string { return "http://" + m.layout.etcd }
 func (m *mesh) natsURL() string { return "nats://" + m.layout.nats }
-
-// all lists the processes.
-func (m *mesh) all() []*child {
-	return slices.Concat(m.edges[:], m.brokers[:], []*child{m.etcd, m.nats})
-}
 
 func (m *mesh) addStores() {
 	port := func(address string) string {

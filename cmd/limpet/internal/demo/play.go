@@ -36,6 +36,9 @@ func (d *demo) addresses() {
 	s.line("%sNATS     %s", indent, d.mesh.natsURL())
 	s.line("%sCA       %s", indent, d.mesh.pki.ca)
 	s.line("")
+	if d.Standalone {
+		s.line("The brokers share nothing: a subscriber hears who publishes on its own broker.")
+	}
 	s.line("Paste into other terminals, any edge will do:")
 	s.line("%s%s -t 't/#'", indent, client("mosquitto_sub", l.edges[0].TCP, ""))
 	s.line("%s%s -t t/xyz -m hello", indent, client("mosquitto_pub", l.edges[1].TCP, ""))
@@ -47,7 +50,8 @@ func (d *demo) play() {
 	s, l := d.out, d.mesh.layout
 	s.line("")
 	s.line("%s", s.bold("Your turn. Ctrl-C ends the demo."))
-	s.line("A session, and its homecoming: start this, stop it, publish, and start it again at another edge.")
+	s.line("A session, and its homecoming: start this, stop it, publish, and start it")
+	s.line("again at another edge.")
 	s.line("%s%s -i me -c -q 1 -t 'mine/#'", indent, client("mosquitto_sub", l.edges[0].TCP, ""))
 	s.line("%s%s -q 1 -t mine/1 -m 'while you were away'", indent, client("mosquitto_pub", l.edges[1].TCP, ""))
 	s.line("%s%s -i me -c -q 1 -t 'mine/#'", indent, client("mosquitto_sub", l.edges[2].TCP, ""))
@@ -55,11 +59,15 @@ func (d *demo) play() {
 	s.line("%scurl 'http://%s/readyz?verbose'", indent, l.edges[0].Admin)
 	s.line("%s%s -i anybody -C 1 -t '%s'", indent, client("mosquitto_sub", l.edges[1].TCP, ""), nameTopic)
 	s.line("Kill (-9) or freeze (-STOP, -CONT) whatever you like:")
-	var pids []string
-	for _, c := range d.mesh.all() {
-		pids = append(pids, fmt.Sprintf("%s %d", c.name, c.pid()))
+	for _, some := range [][]*child{d.mesh.edges[:], d.mesh.brokers[:], {d.mesh.etcd, d.mesh.nats}} {
+		var pids []string
+		for _, c := range some {
+			pids = append(pids, fmt.Sprintf("%s %d", c.name, c.pid()))
+		}
+		s.line("%s%s", indent, strings.Join(pids, ", "))
 	}
-	s.line("%s%s", indent, strings.Join(pids, ", "))
+	s.line("What is killed is told here, with the line that brings it back. Logs:")
+	s.line("%s%s", indent, d.mesh.sup.logs)
 }
 
 // client is the beginning of a command line of mosquitto's clients.

@@ -3,6 +3,7 @@
 package demo
 
 import (
+	"io/fs"
 	"os"
 	"syscall"
 
@@ -15,6 +16,12 @@ func terminate(p *os.Process) error {
 		return err
 	}
 	return p.Signal(syscall.SIGCONT)
+}
+
+// mine reports whether a file is this user's.
+func mine(info fs.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(st.Uid) == os.Getuid()
 }
 
 // terminalSize is how many columns and rows the terminal has; 0 = not known.

@@ -58,6 +58,9 @@ func newSupervisor(exe, dir string) (*supervisor, error) {
 		}
 		return nil, err
 	}
+	if err := sign(dir); err != nil {
+		return nil, errors.Join(err, s.socket.Close())
+	}
 	s.wg.Go(s.launcher)
 	s.wg.Go(s.keepLeashes)
 	return s, nil

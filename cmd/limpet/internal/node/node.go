@@ -1,7 +1,7 @@
 // Package node puts one edge together out of its configuration: stores, cache, failover, listeners and admin address.
 //
 //	conf, err := config.LoadEdge("edge.yaml")
-//	err = node.Run(ctx, conf, log, nil)
+//	err = node.Run(ctx, conf, node.Options{Log: log})
 //
 // Run starts the parts from the bottom up and ends them from the top down, so that each can use what it stands on until it has ended:
 //
@@ -59,18 +59,26 @@ type Addresses struct {
 	Admin     string
 }
 
-// Run runs an edge until ctx ends, and then lets its sessions go within the grace period. ready, if not nil, is called once clients are accepted.
-func Run(ctx context.Context, conf *config.Edge, version string, log zerolog.Logger, ready func(Addresses)) (err error) {
-	n := &Node{conf: conf, log: log, metrics: prometheus.NewRegistry()}
+// Options are what a node gets beside its configuration. All of them may be left out.
+type Options struct {
+	Version string
+	Log     zerolog.Logger  // the zero value is one that logs nothing
+	LogLost func() uint64   // lines of Log that were dropped so far, for the metrics
+	Ready   func(Addresses) // is called once clients are accepted
+}
+
+// Run runs an edge until ctx ends, and then lets its sessions go within the grace period.
+func Run(ctx context.Context, conf *config.Edge, o Options) (err error) {
+	n := &Node{conf: conf, log: o.Log, metrics: prometheus.NewRegistry()}
 	defer func() { err = errors.Join(err, n.close()) }()
-	if err := n.build(version); err != nil {
+	if err := n.build(&o); err != nil {
 		return err
 	}
-	return n.run(ctx, ready)
+	return n.run(ctx, o.Ready)
 }
 
 // build makes the parts; none of them runs yet.
-func (n *Node) build(version string) error {
+func (n *Node) build(o *Options) error {
 	c := n.conf
 	var err error
 	if n.store, err = openStore(c, n.log); err != nil {
@@ -91,20 +99,20 @@ func (n *Node) build(version string) error {
 		settle = -1 // nobody else's word is waited for
 	}
 	n.agent = failover.New(failover.Config{
-		Edge:  registry.Edge{ID: c.ID, Admin: n.admin.Addr().String(), Version: version},
+		Edge:  registry.Edge{ID: c.ID, Admin: n.admin.Addr().String(), Version: o.Version},
 		Store: n.store, Source: n.cache, Bus: n.bus, Log: n.log, Settle: settle,
 		Prober: prober{dialer, c.Mesh, c.ID},
 	})
 	n.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "limpet_info", Help: "1; the labels say what runs here.",
-		ConstLabels: prometheus.Labels{"mesh": c.Mesh, "edge": c.ID, "version": version, "go": runtime.Version()},
+		ConstLabels: prometheus.Labels{"mesh": c.Mesh, "edge": c.ID, "version": o.Version, "go": runtime.Version()},
 	})
 	info.Set(1)
 	n.metrics.MustRegister(info)
 	n.server, err = edge.New(edge.Config{
 		ID: c.ID, Cache: n.cache, Committer: n.committer, Resolver: n.resolver, Dialer: dialer, Log: n.log,
-		Metrics: edge.NewMetrics(n.metrics), Doubt: n.agent.Doubt, Loops: c.Loops, MaxConnections: maxConnections(c.Limits.Connections),
+		Metrics: edge.NewMetrics(n.metrics), LogLost: o.LogLost, Doubt: n.agent.Doubt, Loops: c.Loops, MaxConnections: maxConnections(c.Limits.Connections),
 	})
 	if err != nil {
 		return err

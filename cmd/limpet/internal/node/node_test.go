@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rs/zerolog"
-
 	"github.com/limpet-mesh/limpet/edge/config"
 	"github.com/limpet-mesh/limpet/edge/mqtt"
 )
@@ -88,7 +86,7 @@ func start(t *testing.T, conf *config.Edge) (at Addresses, stop func() error) {
 	ready := make(chan Addresses, 1)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- Run(ctx, conf, "test", zerolog.Nop(), func(a Addresses) { ready <- a })
+		ended <- Run(ctx, conf, Options{Version: "test", Ready: func(a Addresses) { ready <- a }})
 	}()
 	var over bool
 	var result error
@@ -210,7 +208,7 @@ func TestWhatCannotWorkIsSaidInOneLine(t *testing.T) {
 		"admin's port":    {adminInUse, []string{"in use", busy.Addr().String(), "admin.address"}},
 	} {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		err := Run(ctx, c.conf, "test", zerolog.Nop(), func(Addresses) { cancel() })
+		err := Run(ctx, c.conf, Options{Ready: func(Addresses) { cancel() }})
 		cancel()
 		if err == nil {
 			t.Errorf("%s: no error", name)

@@ -2,12 +2,17 @@ package node
 
 import (
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/limpet-mesh/limpet/edge/admin"
 	"github.com/limpet-mesh/limpet/registry"
+	"github.com/limpet-mesh/limpet/registry/etcdstore"
+	"github.com/limpet-mesh/limpet/registry/natsbus"
 )
 
 // readiness is what /readyz tells. A store or a bus that is away only degrades an edge: it goes on with what it knows.
@@ -20,6 +25,9 @@ func (n *Node) readiness() []admin.Check {
 	mesh := admin.Check{Name: "mesh", Detail: fmt.Sprintf("edges=%d leader=%s registered=%v", len(st.Edges), st.Leader, as.Registered)}
 	if !as.Registered {
 		mesh.State = admin.Degraded
+		if as.Apart != nil {
+			mesh.Detail += " error=" + as.Apart.Error()
+		}
 	}
 	checks = append(checks, mesh)
 
@@ -54,17 +62,36 @@ func stateOf(v registry.Verdict) registry.BrokerState {
 
 func (n *Node) readyPools(st *registry.State) admin.Check {
 	c := admin.Check{Name: "pools", Detail: fmt.Sprintf("pools=%d sessions=%d", len(st.Pools), n.server.Live())}
-	switch {
-	case n.server.Draining():
+	if n.server.Draining() {
 		c.State, c.Detail = admin.Failed, "this edge leaves"
-	case len(st.Pools) == 0:
-		c.State, c.Detail = admin.Failed, "no pool is known: the store was never reached, or `limpet apply` has not been called"
-	default:
-		for _, l := range n.conf.Listeners {
-			if st.Pools[l.Pool] == nil {
-				c.State, c.Detail = admin.Degraded, fmt.Sprintf("listener %s: pool %s is not configured", l.Name, l.Pool)
-			}
+		return c
+	}
+	var wrong []string
+	for _, l := range n.conf.Listeners {
+		if st.Pools[l.Pool] == nil {
+			wrong = append(wrong, fmt.Sprintf("listener %s: pool %s is not configured", l.Name, l.Pool))
 		}
+	}
+	if len(st.Pools) == 0 {
+		wrong = []string{"no pool is known: the store was never reached, or `limpet apply` has not been called"}
+		if len(st.Unreadable) > 0 {
+			wrong = []string{"no pool is known"}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(st.Unreadable)) {
+		u := st.Unreadable[name]
+		wrong = append(wrong, fmt.Sprintf("pool %s does not read (revision %d: %s), what was known of it stands: upgrade this limpet, or run `limpet apply`",
+			name, u.Revision, u.Reason))
+	}
+	if len(st.Former) > 0 {
+		wrong = append(wrong, fmt.Sprintf("the store was reset and does not have %s, kept as known: run `limpet apply`",
+			strings.Join(slices.Sorted(maps.Keys(st.Former)), ", ")))
+	}
+	if len(wrong) > 0 {
+		c.State, c.Detail = admin.Degraded, c.Detail+" "+strings.Join(wrong, "; ")
+	}
+	if len(st.Pools) == 0 {
+		c.State, c.Detail = admin.Failed, strings.Join(wrong, "; ")
 	}
 	return c
 }
@@ -79,6 +106,9 @@ func (n *Node) readyStore(cs registry.CacheStatus) admin.Check {
 	if !cs.Current {
 		c.State = admin.Degraded
 	}
+	if s, ok := n.store.(*etcdstore.Store); ok && s.Ignored() > 0 {
+		c.Detail += fmt.Sprintf(" ignored=%d", s.Ignored())
+	}
 	if cs.Error != "" {
 		c.Detail += " error=" + cs.Error
 	}
@@ -92,6 +122,9 @@ func (n *Node) readyBus() admin.Check {
 		c.Detail = "none"
 	case !n.bus.Connected():
 		c.State, c.Detail = admin.Degraded, "not connected"
+		if b, ok := n.bus.(*natsbus.Bus); ok {
+			c.Detail += ": " + b.Trouble()
+		}
 	}
 	return c
 }
@@ -123,6 +156,25 @@ func registerMetrics(n *Node) {
 	})
 	gauge("bus_connected", "1 while NATS is in reach.", nil, func() float64 { return truth(n.bus != nil && n.bus.Connected()) })
 	gauge("leader", "1 while this edge leads the mesh.", nil, func() float64 { return truth(n.agent.Status().Leader) })
+	counter := func(name, help string, labels prometheus.Labels, fn func() uint64) {
+		n.metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "limpet_" + name, Help: help, ConstLabels: labels},
+			func() float64 { return float64(fn()) }))
+	}
+	if s, ok := n.store.(*etcdstore.Store); ok {
+		counter("store_ignored_total", "Keys and values read from the store that this version could not make sense of.", nil, s.Ignored)
+	}
+	if b, ok := n.bus.(*natsbus.Bus); ok {
+		for outcome, fn := range map[string]func(natsbus.Stats) uint64{
+			"sent":     func(s natsbus.Stats) uint64 { return s.Sent },
+			"received": func(s natsbus.Stats) uint64 { return s.Received },
+			"ignored":  func(s natsbus.Stats) uint64 { return s.Ignored },
+			"unsent":   func(s natsbus.Stats) uint64 { return s.Unsent },
+			"dropped":  func(s natsbus.Stats) uint64 { return s.Dropped },
+		} {
+			counter("bus_messages_total", "Messages between edges, by what became of them here.", prometheus.Labels{"outcome": outcome},
+				func() uint64 { return fn(b.Stats()) })
+		}
+	}
 	n.metrics.MustRegister(brokerCollector{n})
 }
 

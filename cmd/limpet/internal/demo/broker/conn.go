@@ -42,8 +42,12 @@ type subscribing struct {
 	codes   []byte
 }
 
-// SetDeadline is how mochi enforces the keep-alive. It must not lengthen the time that a kicked client has.
+// SetDeadline is how mochi enforces the keep-alive, in whole seconds of 16 bits: a Keep Alive of 1 s would be enforced after 1 s
+// already, one of 12 h after 3 h. It must not lengthen the time that a kicked client has.
 func (c *conn) SetDeadline(t time.Time) error {
+	if c.client != nil && !t.IsZero() {
+		t = time.Now().Add(time.Duration(c.client.State.Keepalive) * time.Second * 3 / 2) // [MQTT-3.1.2-24], 5: [MQTT-3.1.2-22]
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.kicked {

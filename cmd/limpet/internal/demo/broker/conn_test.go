@@ -3,15 +3,19 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/eclipse/paho.golang/paho"
+	mqtt "github.com/mochi-mqtt/server/v2"
 	proxyproto "github.com/pires/go-proxyproto"
 )
 
@@ -197,6 +201,72 @@ func TestProxyProtocol(t *testing.T) {
 		}
 		if _, err := conn.Read(make([]byte, 1)); err == nil {
 			t.Error("a header was taken where none is expected")
+		}
+	})
+}
+
+// What a client of MQTT 3 that is not accepted reads: a return code of its own version, or the end.
+func TestRefusals(t *testing.T) {
+	b := single(t)
+	connect := func(name, level, flags, rest string) []byte {
+		return packet(0x10, str(name), level, flags, "\x00\x00", rest)
+	}
+	for name, c := range map[string]struct {
+		connect []byte
+		code    string // "" = none, the connection ends
+	}{
+		"bridge":                    {connect("MQTT", "\x84", "\x02", str("c")), "\x01"},
+		"bridge of 3.1":             {connect("MQIsdp", "\x83", "\x02", str("c")), "\x01"},
+		"level 6":                   {connect("MQTT", "\x06", "\x02", str("c")), "\x01"},
+		"session without an ID":     {connect("MQTT", "\x04", "\x00", str("")), "\x02"},
+		"reserved flag":             {connect("MQTT", "\x04", "\x03", str("c")), ""},
+		"will retain without will":  {connect("MQTT", "\x04", "\x22", str("c")), ""},
+		"will of QoS 3":             {connect("MQTT", "\x04", "\x1e", str("c")+str("t")+str("m")), ""},
+		"password flag, and no one": {connect("MQIsdp", "\x03", "\xc2", str("c")+str("ann")+str("")), ""},
+		"another protocol":          {connect("MQXX", "\x04", "\x02", str("c")), ""},
+	} {
+		conn := dialRaw(t, b)
+		conn.write(c.connect)
+		head, body, err := conn.read()
+		switch {
+		case c.code == "":
+			if !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("%s: got %#x %q, %v, want the end", name, head, body, err)
+			}
+		case err != nil || head != 0x20 || string(body) != "\x00"+c.code:
+			t.Errorf("%s: got %#x %q, %v, want return code %q", name, head, body, err, c.code)
+		}
+	}
+}
+
+// deadlines is a connection that knows what was asked of it last.
+type deadlines struct {
+	net.Conn
+	last time.Time
+}
+
+func (d *deadlines) SetDeadline(t time.Time) error {
+	d.last = t
+	return nil
+}
+
+// A client has one and a half times its Keep Alive, whatever mochi makes of it.
+func TestKeepAlive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for keepAlive, want := range map[uint16]time.Duration{
+			1: 1500 * time.Millisecond, 2: 3 * time.Second, 3: 4500 * time.Millisecond, 60: 90 * time.Second, 65535: 98302500 * time.Millisecond,
+		} {
+			d := &deadlines{}
+			c := &conn{Conn: d, client: &mqtt.Client{}}
+			c.client.State.Keepalive = keepAlive
+			_ = c.SetDeadline(time.Now().Add(time.Duration(keepAlive+keepAlive/2) * time.Second)) // as mochi does
+			if got := time.Until(d.last); got != want {
+				t.Errorf("Keep Alive %d: %v, want %v", keepAlive, got, want)
+			}
+			_ = c.SetDeadline(time.Time{}) // Keep Alive 0
+			if !d.last.IsZero() {
+				t.Errorf("no Keep Alive: %v", d.last)
+			}
 		}
 	})
 }

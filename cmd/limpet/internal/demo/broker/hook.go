@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"fmt"
+
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 )
@@ -54,9 +56,12 @@ func (h *hook) OnSessionEstablish(cl *mqtt.Client, pk packets.Packet) {
 func (h *hook) OnPacketEncode(cl *mqtt.Client, pk packets.Packet) packets.Packet {
 	switch pk.FixedHeader.Type {
 	case packets.Connack:
-		if pk.ReasonCode == packets.CodeSuccess.Code {
+		switch {
+		case pk.ReasonCode == packets.CodeSuccess.Code:
 			h.b.open(connOf(cl), pk.SessionPresent)
 			pk.Properties.MaximumPacketSize = maxPacket // [MQTT-3.2.2-15]
+		case cl.Properties.ProtocolVersion != 5:
+			pk.ReasonCode = returnCode(pk.ReasonCode)
 		}
 	case packets.Publish:
 		pk.Mods.DisallowProblemInfo = false // is about problems; mochi would drop user properties [MQTT-3.3.2-17]
@@ -78,7 +83,7 @@ func (h *hook) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
 func (h *hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
 	s := connOf(cl).session
 	if s == nil {
-		return pk, nil // CONNECT
+		return pk, conforming(&pk)
 	}
 	switch pk.FixedHeader.Type {
 	case packets.Publish:
@@ -104,6 +109,35 @@ func (h *hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet,
 		}
 	}
 	return pk, nil
+}
+
+// conforming refuses a CONNECT of MQTT 3 that the connection must be closed for without a CONNACK [MQTT-3.1.4-1, -3.1.2-3 in 3.1.1].
+// mochi would answer with a code of MQTT 5.
+func conforming(connect *packets.Packet) error {
+	if connect.ProtocolVersion == 5 {
+		return nil
+	}
+	switch code := connect.ConnectValidate(); code {
+	case packets.CodeSuccess, packets.ErrProtocolViolationProtocolVersion, packets.ErrClientIdentifierNotValid: // these have a code
+		return nil
+	default:
+		return fmt.Errorf("%w: %w", packets.ErrRejectPacket, code)
+	}
+}
+
+// returnCode is what MQTT 3 has for a reason that a CONNECT is refused for (MQTT 3.1.1 §3.2.2.3). Bridges, whose protocol level has
+// another bit set, and levels that nobody knows get 1, after which a bridge comes again as a client [MQTT-3.1.2-2].
+func returnCode(reason byte) byte {
+	switch reason {
+	case packets.ErrProtocolViolationProtocolVersion.Code, packets.ErrUnsupportedProtocolVersion.Code:
+		return packets.Err3UnsupportedProtocolVersion.Code
+	case packets.ErrUnspecifiedError.Code, packets.ErrClientIdentifierNotValid.Code: // no client ID, and a session to keep [MQTT-3.1.3-8]
+		return packets.Err3ClientIdentifierNotValid.Code
+	}
+	if reason < packets.ErrUnspecifiedError.Code {
+		return reason
+	}
+	return packets.Err3ServerUnavailable.Code
 }
 
 // lend gives mochi's list of packet IDs in use an entry for the packet that it is about to process. Between
