@@ -102,6 +102,15 @@ var borders = []border{
 	{"failover", []string{"router", "registry"}, "failover judges; it meets the edge in registry and in what cmd/limpet wires, so that either can be judged alone"},
 	{"router", []string{"registry"}, "who serves a key is a pure function of what the registry holds"},
 	{"registry", nil, "what the mesh knows depends on nobody who uses it"},
+	{"loadtest/mqtt", nil, "a codec of its own: the bottom"},
+	{"loadtest/wire", nil, "transports carry bytes, whoever's they are"},
+	{"loadtest/pace", nil, "when things are due is nobody's business but the clock's"},
+	{"loadtest/ledger", nil, "what became of messages and homes is judged apart from how it was seen"},
+	{"loadtest/result", nil, "results are read, merged and judged without anything that made them"},
+	{"loadtest/report", []string{"loadtest/result"}, "all that is shown stands in a result, so that it can be shown again later"},
+	{"loadtest/fault", []string{"loadtest/pace"}, "what is done to the servers does not depend on who suffers from it"},
+	{"loadtest/client", []string{"loadtest/mqtt", "loadtest/pace", "loadtest/wire"}, "a client speaks MQTT; what it is for, its handler says"},
+	{"loadtest/liar", []string{"loadtest/mqtt"}, "who lies must not share the books with who finds the lies"},
 	{"loadtest", nil, "a proof from outside shares no code with what it proves: a shared parser hides shared bugs"},
 	{"cmd", []string{"edge", "failover", "router", "registry", "loadtest"}, "nobody imports a command; the command wires all the others"},
 }
@@ -145,10 +154,12 @@ var theirs = []struct {
 	{[]string{"github.com/mochi-mqtt"}, []string{"cmd/limpet/internal/demo"}, "the brokers and clients of the demo are no part of the mesh"},
 	{
 		[]string{"github.com/quic-go"},
-		[]string{"edge/listen", "edge/upstream", "cmd/limpet/internal/demo"},
+		[]string{"edge/listen", "edge/upstream", "loadtest/wire", "cmd/limpet/internal/demo"},
 		"QUIC is a transport: above it there are streams",
 	},
-	{[]string{"github.com/goccy/go-yaml"}, []string{"edge/config"}, "one place reads what people write"},
+	{[]string{"github.com/goccy/go-yaml"}, []string{"edge/config", "loadtest"}, "one place reads what people write; the load tester, which shares nothing, has its own"},
+	{[]string{"github.com/HdrHistogram"}, []string{"loadtest/result"}, "one place records and merges latencies"},
+	{[]string{module + "/loadtest/liar"}, nil, "a proxy that lies is test gear"},
 	{[]string{"github.com/spf13/cobra"}, []string{"cmd/limpet"}, "only a command has flags"},
 	{[]string{"github.com/eclipse"}, nil, "the clients of the tests are not shipped (EPL-2.0)"},
 	{[]string{"pgregory.net/rapid", "go.uber.org/goleak", "testing"}, []string{"registry/registrytest"}, "no test gear in what is shipped"},
@@ -177,6 +188,8 @@ var pure = []struct {
 }{
 	{"router", []string{"net", "os", "time", "sync", "context", "math/rand"}, "equal Views give equal answers: no sockets, no clocks, no locks, no dice"},
 	{"edge/mqtt", []string{"net", "os", "time", "sync", "context", "io"}, "bytes in, facts out"},
+	{"loadtest/mqtt", []string{"net", "os", "time", "context", "io"}, "bytes in, packets out"},
+	{"loadtest/ledger", []string{"net", "os", "context", "io", "math/rand"}, "what is told comes with its time: books look at nothing themselves"},
 }
 
 func TestPureDecisions(t *testing.T) {

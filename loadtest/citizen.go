@@ -32,11 +32,11 @@ type citizen struct {
 
 	lock
 	state    citizenState
-	lives    int  // begun on purpose
-	planned  bool // this connection begins one
-	session  bool // the broker should know us
-	listens  bool // and our subscription
-	done     bool // nothing more is planned
+	lives    int   // begun on purpose
+	planned  bool  // this connection begins one
+	session  bool  // the broker should know us
+	listens  bool  // and our subscription
+	done     bool  // nothing more is planned
 	due      int64 // when the agenda is to call
 	intended int64
 	sent     int64

@@ -85,15 +85,13 @@ func perSecond(rate float64) pace.Spec {
 
 // publishFlags say what is published.
 type publishFlags struct {
-	topic        string
-	qos          uint8
-	retain       bool
-	size         int
-	interval     int // ms between two messages of a client
-	rate         rateFlag
-	limit        int
-	wait         time.Duration
-	defaultTopic string
+	topic    string
+	qos      uint8
+	retain   bool
+	size     int
+	interval int // ms between two messages of a client
+	rate     rateFlag
+	limit    int
 }
 
 func (p *publishFlags) add(f *pflag.FlagSet, qos uint8) {
