@@ -12,16 +12,14 @@ import (
 	"strings"
 	"time"
 	"unicode"
-
-	"github.com/limpet-mesh/limpet/loadtest/tree"
 )
 
 // ScenarioError is one mistake in a scenario and where it is.
 type ScenarioError struct {
 	File    string
-	Pos     tree.Pos // zero: the file as a whole
-	Field   string   // fleets[0].publish.topic; "" = the file as a whole
-	Message string   // what was expected, what was found, and what was probably meant
+	Pos     Pos    // zero: the file as a whole
+	Field   string // fleets[0].publish.topic; "" = the file as a whole
+	Message string // what was expected, what was found, and what was probably meant
 }
 
 // Error is one line: file:line:column: field: message.
@@ -33,7 +31,16 @@ func (e *ScenarioError) Error() string {
 	if e.Field != "" {
 		s += ": " + e.Field
 	}
-	return s + ": " + e.Message
+	return printable(s + ": " + e.Message)
+}
+
+// printable escapes what would leave its line, or hide in it.
+func printable(s string) string {
+	if !strings.ContainsFunc(s, func(c rune) bool { return !unicode.IsPrint(c) }) {
+		return s
+	}
+	quoted := strconv.Quote(s)
+	return quoted[1 : len(quoted)-1]
 }
 
 // Is tells that e is ErrPlan.
@@ -48,21 +55,21 @@ const (
 // ReadPlan reads a scenario: a Plan in YAML. name is the file's, for errors: all mistakes that are found at once, each a *ScenarioError on a
 // line of its own. What Plan.Check refuses is among them. complete, unless nil, may add to the plan before that; its error is returned.
 func ReadPlan(name string, r io.Reader, complete func(*Plan) error) (*Plan, error) {
-	data, err := io.ReadAll(io.LimitReader(r, tree.MaxFile+1))
+	data, err := io.ReadAll(io.LimitReader(r, maxFile+1))
 	if err != nil {
 		return nil, fmt.Errorf("loadtest: reading %s: %w", name, err)
 	}
-	root, err := tree.Parse(data)
-	if err != nil {
-		e := err.(*tree.Error)
-		return nil, &ScenarioError{File: name, Pos: e.Pos, Message: e.Message}
+	root, e := parseYAML(data)
+	if e != nil {
+		e.File = name
+		return nil, e
 	}
-	d := &decoder{file: name, at: map[string]tree.Pos{}}
+	d := &decoder{file: name, at: map[string]Pos{}}
 	plan := &Plan{Verb: "scenario"}
-	if root.Kind == tree.Mapping {
+	if root.kind == mapping {
 		d.value(root, reflect.ValueOf(plan).Elem(), "")
 	} else {
-		d.fail(root.Pos, "", "expected a mapping with %s, found %s", among(names(reflect.TypeFor[Plan]())), found(root))
+		d.fail(root.pos, "", "expected a mapping with %s, found %s", among(names(reflect.TypeFor[Plan]())), found(root))
 	}
 	if len(d.mistakes) == 0 {
 		if complete != nil {
@@ -83,11 +90,11 @@ func ReadPlan(name string, r io.Reader, complete func(*Plan) error) (*Plan, erro
 // decoder reads a tree into Go values by their yaml tags.
 type decoder struct {
 	file     string
-	at       map[string]tree.Pos // of fields
+	at       map[string]Pos // of fields
 	mistakes []*ScenarioError
 }
 
-func (d *decoder) fail(at tree.Pos, field, format string, args ...any) {
+func (d *decoder) fail(at Pos, field, format string, args ...any) {
 	if len(d.mistakes) <= maxMistakes {
 		d.mistakes = append(d.mistakes, &ScenarioError{d.file, at, field, fmt.Sprintf(format, args...)})
 	}
@@ -110,14 +117,14 @@ func (d *decoder) err() error {
 }
 
 // find is where a field is; that of the nearest one around it, if the file leaves it out.
-func (d *decoder) find(field string) tree.Pos {
+func (d *decoder) find(field string) Pos {
 	for field != "" {
 		if p, ok := d.at[field]; ok {
 			return p
 		}
 		field = field[:max(0, strings.LastIndexAny(field, ".["))]
 	}
-	return tree.Pos{}
+	return Pos{}
 }
 
 var (
@@ -126,8 +133,8 @@ var (
 )
 
 // value reads n into v, whose type is one of those that a Plan is made of.
-func (d *decoder) value(n *tree.Node, v reflect.Value, field string) {
-	d.at[field] = n.Pos
+func (d *decoder) value(n *node, v reflect.Value, field string) {
+	d.at[field] = n.pos
 	switch {
 	case v.Kind() == reflect.Pointer:
 		v.Set(reflect.New(v.Type().Elem()))
@@ -141,7 +148,7 @@ func (d *decoder) value(n *tree.Node, v reflect.Value, field string) {
 				if !ok {
 					message = err.Error()
 				}
-				d.fail(n.Pos, field, "%s", message)
+				d.fail(n.pos, field, "%s", message)
 			}
 		}
 	case v.Kind() == reflect.Struct:
@@ -153,70 +160,70 @@ func (d *decoder) value(n *tree.Node, v reflect.Value, field string) {
 	}
 }
 
-func (d *decoder) mapping(n *tree.Node, v reflect.Value, field string) {
+func (d *decoder) mapping(n *node, v reflect.Value, field string) {
 	known := names(v.Type())
-	switch n.Kind {
-	case tree.Empty:
+	switch n.kind {
+	case empty:
 		return
-	case tree.Mapping:
+	case mapping:
 	default:
-		d.fail(n.Pos, field, "expected a mapping with %s, found %s", among(known), found(n))
+		d.fail(n.pos, field, "expected a mapping with %s, found %s", among(known), found(n))
 		return
 	}
-	first := map[string]tree.Pos{}
-	for _, f := range n.Fields {
-		path := f.Name
+	first := map[string]Pos{}
+	for _, f := range n.fields {
+		path := f.name
 		if field != "" {
-			path = field + "." + f.Name
+			path = field + "." + f.name
 		}
-		target, ok := member(v, f.Name)
+		target, ok := member(v, f.name)
 		if !ok {
-			hint := meant(f.Name, known)
+			hint := meant(f.name, known)
 			if hint == "" {
 				hint = ": expected " + among(known)
 			}
-			d.fail(f.Pos, clip(path), "unknown field%s", hint)
+			d.fail(f.pos, clip(path), "unknown field%s", hint)
 			continue
 		}
-		if at, again := first[f.Name]; again {
-			d.fail(f.Pos, path, "duplicate field: it is set in line %d", at.Line)
+		if at, again := first[f.name]; again {
+			d.fail(f.pos, path, "duplicate field: it is set in line %d", at.Line)
 			continue
 		}
-		first[f.Name] = f.Pos
-		if f.Value.Kind == tree.Empty { // what is empty stands at its key
-			f.Value.Pos = f.Pos
+		first[f.name] = f.pos
+		if f.value.kind == empty { // what is empty stands at its key
+			f.value.pos = f.pos
 		}
-		d.value(f.Value, target, path)
+		d.value(f.value, target, path)
 	}
 }
 
-func (d *decoder) list(n *tree.Node, v reflect.Value, field string) {
+func (d *decoder) list(n *node, v reflect.Value, field string) {
 	switch {
-	case n.Kind == tree.Empty:
+	case n.kind == empty:
 		return
-	case n.Kind != tree.List:
-		d.fail(n.Pos, field, "expected a list, found %s", found(n))
+	case n.kind != list:
+		d.fail(n.pos, field, "expected a list, found %s", found(n))
 		return
-	case len(n.Items) > maxEntries:
-		d.fail(n.Pos, field, "expected at most %d entries, found %d", maxEntries, len(n.Items))
+	case len(n.items) > maxEntries:
+		d.fail(n.pos, field, "expected at most %d entries, found %d", maxEntries, len(n.items))
 		return
 	}
-	v.Set(reflect.MakeSlice(v.Type(), len(n.Items), len(n.Items)))
-	for i, item := range n.Items {
+	v.Set(reflect.MakeSlice(v.Type(), len(n.items), len(n.items)))
+	for i, item := range n.items {
 		d.value(item, v.Index(i), fmt.Sprintf("%s[%d]", field, i))
 	}
 }
 
 // text reads a scalar that is not empty.
-func (d *decoder) text(n *tree.Node, field, want string) (string, bool) {
-	if n.Kind != tree.Scalar || n.Text == "" || strings.ContainsFunc(n.Text, unicode.IsControl) {
-		d.fail(n.Pos, field, "expected %s, found %s", want, found(n))
+func (d *decoder) text(n *node, field, want string) (string, bool) {
+	if n.kind != scalar || n.text == "" || strings.ContainsFunc(n.text, unicode.IsControl) {
+		d.fail(n.pos, field, "expected %s, found %s", want, found(n))
 		return "", false
 	}
-	return n.Text, true
+	return n.text, true
 }
 
-func (d *decoder) duration(n *tree.Node, v reflect.Value, field string) {
+func (d *decoder) duration(n *node, v reflect.Value, field string) {
 	const want = "a duration, such as 500ms, 10s or 1h30m"
 	text, ok := d.text(n, field, want)
 	if !ok {
@@ -228,13 +235,13 @@ func (d *decoder) duration(n *tree.Node, v reflect.Value, field string) {
 		if _, err := strconv.ParseFloat(text, 64); err == nil {
 			hint = fmt.Sprintf(": did you mean %q?", clip(text)+"s")
 		}
-		d.fail(n.Pos, field, "expected %s, found %s%s", want, found(n), hint)
+		d.fail(n.pos, field, "expected %s, found %s%s", want, found(n), hint)
 		return
 	}
 	v.SetInt(int64(length))
 }
 
-func (d *decoder) scalar(n *tree.Node, v reflect.Value, field string) {
+func (d *decoder) scalar(n *node, v reflect.Value, field string) {
 	want := map[reflect.Kind]string{reflect.String: "text", reflect.Bool: "true or false"}[v.Kind()]
 	if want == "" {
 		want = "a whole number"
@@ -269,26 +276,27 @@ func (d *decoder) scalar(n *tree.Node, v reflect.Value, field string) {
 		panic("loadtest: a plan has a " + v.Kind().String())
 	}
 	if err != nil {
-		d.fail(n.Pos, field, "expected %s, found %s", want, found(n))
+		d.fail(n.pos, field, "expected %s, found %s", want, found(n))
 	}
 }
 
 // found describes what stands somewhere.
-func found(n *tree.Node) string {
-	switch n.Kind {
-	case tree.Scalar:
-		return strconv.Quote(clip(n.Text))
-	case tree.Mapping:
+func found(n *node) string {
+	switch n.kind {
+	case scalar:
+		return strconv.Quote(clip(n.text))
+	case mapping:
 		return "a mapping (text with a ':' in it may need quotes)"
-	case tree.List:
+	case list:
 		return "a list"
 	}
 	return "nothing"
 }
 
 // clip bounds text of the file that a message quotes.
-func clip(s string) string {
-	const most = 60
+func clip(s string) string { return clipTo(s, 60) }
+
+func clipTo(s string, most int) string {
 	if len(s) > most {
 		return strings.ToValidUTF8(s[:most], "") + "…"
 	}

@@ -179,7 +179,21 @@ func parseName(text string) (name, error) {
 	if near, ok := nearest(text); ok {
 		return name{}, fmt.Errorf("unknown name %q: did you mean %q?", text, near)
 	}
-	return name{}, fmt.Errorf("unknown name %q; there are %s", text, strings.Join(AssertionNames(), ", "))
+	return name{}, fmt.Errorf("unknown name %q; there are %s", text, strings.Join(families(), ", "))
+}
+
+// families lists all names, but of those with a dot only what stands before it.
+func families() []string {
+	var all []string
+	for _, n := range AssertionNames() {
+		if family, _, ok := strings.Cut(n, "."); ok {
+			n = family + ".…"
+		}
+		if !slices.Contains(all, n) {
+			all = append(all, n)
+		}
+	}
+	return all
 }
 
 // nearest returns the name that differs least from text, if it does not differ too much.
