@@ -45,6 +45,7 @@ type citizen struct {
 	attempt  int
 	meeting  *ledger.Meeting // to be told once the broker's name is known
 	outage   outage
+	sentAway string // elsewhere, by the mesh's own word, since the last connect
 }
 
 // citizenState is what the next call of the agenda means.
@@ -129,6 +130,7 @@ func (c *citizen) OnConnack(_ *client.Client, at int64, a *mqtt.Connack) {
 		}
 	}
 	c.session = true
+	m.Reason, c.sentAway = c.sentAway, ""
 	c.meeting = m
 	if c.flow != nil {
 		c.flow.Online(at)
@@ -263,6 +265,9 @@ func (c *citizen) OnClosed(_ *client.Client, at int64, cause client.Cause) {
 		c.flow.Offline(at)
 	}
 	r.ended(at, &cause, up != 0)
+	if word := sentAway(&cause); word != "" {
+		c.sentAway = word
+	}
 	if cause.Own() {
 		if c.state == away && cause.Reason != client.ReasonEnd {
 			c.later(at + c.around(v.spec.Down))
@@ -287,4 +292,15 @@ func (c *citizen) OnClosed(_ *client.Client, at int64, cause client.Cause) {
 	} else {
 		c.finish()
 	}
+}
+
+// meshSaid begins the reasons that the mesh itself gave, unlike those that are faults of the run.
+const meshSaid = "the mesh said: "
+
+// sentAway is why the mesh sends a client elsewhere (MQTT 5 §4.11), if that is how its connection ended.
+func sentAway(cause *client.Cause) string {
+	if cause.Code == 0x9C || cause.Code == 0x9D { // of the CONNACK or the DISCONNECT; no other cause has a code
+		return meshSaid + codeName(cause.Code)
+	}
+	return ""
 }

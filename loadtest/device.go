@@ -38,7 +38,7 @@ type device struct {
 // outage is what a client suffers, from its loss to its first acknowledged publish.
 type outage struct {
 	fault fault.Event // that explains it, if one does
-	storm bool        // the run itself cut the client off
+	storm string      // the run itself cut the client off: what that is called
 	begin int64       // of the fault, or of the loss if there was none; 0: all is well
 }
 
@@ -89,9 +89,9 @@ func (d *device) connect(intended int64) {
 }
 
 // cut drops the connection abruptly, to be called back: what the client suffers counts from begin.
-func (d *device) cut(begin int64) {
+func (d *device) cut(storm string, begin int64) {
 	d.mu.Lock()
-	d.outage, d.ready = outage{storm: true, begin: begin}, false
+	d.outage, d.ready = outage{storm: storm, begin: begin}, false
 	d.mu.Unlock()
 	d.Abort()
 }
@@ -269,8 +269,8 @@ func (d *device) OnAcked(_ *client.Client, at int64, token uint64, code byte) {
 
 func (o *outage) name() string {
 	switch {
-	case o.storm:
-		return "storm"
+	case o.storm != "":
+		return o.storm
 	case o.fault.Number == 0:
 		return "cut off by no fault of the run"
 	}

@@ -2,10 +2,12 @@ package loadtest
 
 import (
 	"cmp"
+	"fmt"
 	"time"
 
 	"github.com/limpet-mesh/limpet/loadtest/mqtt"
 	"github.com/limpet-mesh/limpet/loadtest/pace"
+	"github.com/limpet-mesh/limpet/loadtest/result"
 )
 
 // fleet is a Fleet of which this process runs its share.
@@ -116,8 +118,9 @@ func (f *fleet) begin() (finite bool) {
 	last := due + int64(span(spec, r.seed, f.spec.Clients))
 	r.pacers.Go(func() {
 		var p pace.Pacer
+		on := r.pace()
 		_ = p.Run(r.ctx, due, pace.Limit(r.share.schedule(spec, r.seed), n), func(i int, intended int64) {
-			r.rec.Fired(intended, pace.Now())
+			on.fired(intended, pace.Now())
 			f.devices[i].connect(intended)
 		})
 	})
@@ -133,8 +136,9 @@ func (f *fleet) begin() (finite bool) {
 		}
 		r.pacers.Go(func() {
 			var pacer pace.Pacer
+			on := r.pace()
 			_ = pacer.Run(r.ctx, from, r.share.schedule(p.Rate, r.seed+1), func(i int, intended int64) {
-				r.rec.Fired(intended, pace.Now())
+				on.fired(intended, pace.Now())
 				f.devices[i%n].publish(intended)
 			})
 			if finite {
@@ -199,12 +203,18 @@ func (f *fleet) storm(s *Storm, last int64) (finite bool) {
 			if !r.sleepUntil(begin) {
 				return
 			}
+			name := "storm"
+			if times > 1 {
+				name = fmt.Sprintf("storm %d", k+1)
+			}
+			r.rec.Fault(result.Fault{Spec: name, Begin: max(begin-r.start, 0), Outcome: "all connections were reset"})
 			for i := range f.devices {
-				f.devices[i].cut(begin)
+				f.devices[i].cut(name, begin)
 			}
 			var p pace.Pacer
+			on := r.pace()
 			_ = p.Run(r.ctx, begin, pace.Limit(r.share.schedule(spec, r.seed+uint64(k)), len(f.devices)), func(i int, intended int64) {
-				r.rec.Fired(intended, pace.Now())
+				on.fired(intended, pace.Now())
 				f.devices[i].connect(intended)
 			})
 			f.awaitAll()

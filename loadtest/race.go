@@ -64,8 +64,9 @@ func (x *racing) begin() {
 	r.pacers.Go(func() {
 		begun := 0
 		var p pace.Pacer
+		on := r.pace()
 		_ = p.Run(r.ctx, r.start, pace.Limit(r.share.schedule(x.spec.Rate, r.seed), n), func(i int, intended int64) {
-			r.rec.Fired(intended, pace.Now())
+			on.fired(intended, pace.Now())
 			begun++
 			x.pair(r.share.number(i), intended)
 		})

@@ -32,7 +32,7 @@ type reach struct {
 	tried    int64
 	accepted bool
 	failed   map[string]int64
-	examples map[string]string
+	examples map[string]*client.Cause
 }
 
 // started notes that a connect begins.
@@ -68,13 +68,14 @@ func (r *run) accepted(c *client.Client, intended, sent, at int64, a *mqtt.Conna
 
 // ended notes how a connection ended that was accepted, or was not.
 func (r *run) ended(at int64, cause *client.Cause, accepted bool) {
+	if cause.Reason == client.ReasonEnd {
+		return // the run is over: who was connected then stays so in its last second
+	}
 	if accepted {
 		r.rec.Connected(-1)
 	}
 	if cause.Own() {
-		if cause.Reason != client.ReasonEnd {
-			r.rec.Count(result.Disconnects, at, 1)
-		}
+		r.rec.Count(result.Disconnects, at, 1)
 		return
 	}
 	if accepted {
@@ -93,16 +94,17 @@ func (r *run) failed(at int64, cause *client.Cause) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.failed == nil {
-		x.failed, x.examples = map[string]int64{}, map[string]string{}
+		x.failed, x.examples = map[string]int64{}, map[string]*client.Cause{}
 	}
 	x.failed[cause.Reason]++
 	if _, known := x.examples[cause.Reason]; !known {
-		x.examples[cause.Reason] = describe(cause)
+		one := *cause
+		x.examples[cause.Reason] = &one
 	}
 }
 
-// describe tells what went wrong so that its reader knows where to look.
-func describe(c *client.Cause) string {
+// hint tells what went wrong where nobody gets through, so that its reader knows where to look.
+func hint(c *client.Cause) string {
 	with := func(s string) string {
 		if c.Err != nil {
 			s += ": " + c.Err.Error()
@@ -129,14 +131,21 @@ func describe(c *client.Cause) string {
 		if early {
 			return with("this is no MQTT server")
 		}
-	case client.ReasonRefusal:
-		return "refused: " + codeName(c.Code)
-	case client.ReasonDisconnected:
-		return "DISCONNECT: " + codeName(c.Code)
 	case "tls":
 		return with("TLS failed (is the right CA given?)")
 	case "upgrade":
 		return with("the WebSocket upgrade failed (is the path right?)")
+	}
+	return describe(c)
+}
+
+// describe tells what went wrong with a server that others do reach.
+func describe(c *client.Cause) string {
+	switch c.Reason {
+	case client.ReasonRefusal:
+		return "refused: " + codeName(c.Code)
+	case client.ReasonDisconnected:
+		return "DISCONNECT: " + codeName(c.Code)
 	}
 	return c.String()
 }
@@ -174,7 +183,7 @@ func (r *run) hope(end bool) error {
 	switch {
 	case len(x.failed) > 0 && (end || waited >= hopeless):
 		common := x.common()[0]
-		what = x.examples[common]
+		what = hint(x.examples[common])
 	case waited >= silent:
 		what = "no answer to CONNECT: is it MQTT, and this transport?"
 	default:
@@ -199,7 +208,7 @@ func (r *run) notes() []string {
 	notes := []string{}
 	for _, reason := range x.common() {
 		if len(notes) < most {
-			notes = append(notes, fmt.Sprintf("the first error %q: %s", reason, x.examples[reason]))
+			notes = append(notes, fmt.Sprintf("the first error %q: %s", reason, describe(x.examples[reason])))
 		}
 	}
 	return notes

@@ -2,6 +2,7 @@ package loadtest
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/limpet-mesh/limpet/loadtest/ledger"
 	"github.com/limpet-mesh/limpet/loadtest/pace"
@@ -70,7 +71,7 @@ func addHomes(v *result.Verify, h ledger.HomesReport, since func(int64) int64) {
 
 // explain parts a reason of the ledger's into words and the fault that it names.
 func explain(reason string) (words, fault string) {
-	if reason == ledger.Unexplained {
+	if reason == ledger.Unexplained || strings.HasPrefix(reason, meshSaid) {
 		return reason, ""
 	}
 	return "its home was down", reason

@@ -164,16 +164,18 @@ func (v *verification) begin() {
 	begin := first + int64(200*time.Millisecond)
 	r.pacers.Go(func() {
 		var p pace.Pacer
+		on := r.pace()
 		_ = p.Run(r.ctx, begin, pace.Limit(r.share.schedule(v.spec.Connect, r.seed), len(v.all)), func(i int, intended int64) {
-			r.rec.Fired(intended, pace.Now())
+			on.fired(intended, pace.Now())
 			v.all[i].connect(intended)
 		})
 	})
 	from := begin + int64(span(v.spec.Connect, r.seed, v.spec.Clients)) + int64(500*time.Millisecond)
 	r.pacers.Go(func() {
 		var p pace.Pacer
+		on := r.pace()
 		_ = p.Run(r.ctx, from, r.share.schedule(v.spec.Rate, r.seed+1), func(i int, intended int64) {
-			r.rec.Fired(intended, pace.Now())
+			on.fired(intended, pace.Now())
 			s := v.all[i%len(v.all)].stream
 			s.feeder.publish(s, intended)
 		})

@@ -75,7 +75,7 @@ func readAnswer(r io.Reader, nonce string) (rest []byte, err error) {
 		case limited.N == 0:
 			err = fmt.Errorf("%w: the answer's header is longer than %d bytes", ErrUpgrade, maxAnswer)
 		case sentinel(err) == ErrOther:
-			err = fmt.Errorf("%w: the answer is not HTTP: %.200w", ErrUpgrade, err)
+			err = fmt.Errorf("%w: the answer is not HTTP: %.90w", ErrUpgrade, err)
 		}
 		return nil, err
 	}
