@@ -31,6 +31,7 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"faultWhen":  func(f result.Fault) string { when, _ := faultWords(&f); return when },
 	"faultWords": func(f result.Fault) string { _, words := faultWords(&f); return words },
 	"count":      count,
+	"faultMark":  faultMark,
 }).Parse(pageText))
 
 // view is what the page shows.
@@ -45,6 +46,7 @@ type view struct {
 	Verdict  string
 	Good     bool
 	Targets  string
+	Figures  []figure
 	Facts    []fact
 	Failures []fact
 	Axis     *axis
@@ -78,11 +80,11 @@ func HTML(w io.Writer, r *result.Result) error {
 		Style: template.CSS(pageStyle), Script: template.JS(pageScript),
 		// Even if something of the result became markup, it could load and run nothing.
 		Policy: "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) + "'",
-		R:      r, Headline: headline(r), Targets: strings.Join(r.Targets, ", "),
-		Facts: facts(r), Failures: failures(r), Axis: newAxis(r), Spread: distribution(r), Ticks: percentileTicks,
+		R:      r, Headline: strings.TrimPrefix(headline(r), title(r)+": "), Targets: targets(r.Targets),
+		Figures: figures(r), Facts: facts(r), Failures: failures(r), Axis: newAxis(r), Spread: distribution(r), Ticks: percentileTicks,
 		Head: latencyHead(), Rows: latencyRows(r),
 	}
-	v.Title = strings.TrimSpace("limpet loadtest " + r.Verb + " " + r.Name)
+	v.Title = title(r)
 	v.Verdict, v.Good = verdict(r)
 	v.Graphs = timeGraphs(r, v.Axis)
 	for _, l := range lists(r) {

@@ -109,9 +109,8 @@ func TestPageOfARun(t *testing.T) {
 	text := htmlOf(t, sample())
 	got := strings.Join(readPage(t, text).lines, "\n")
 	want := strings.TrimSpace(`
-h1: limpet loadtest verify nightly
+h1: limpet loadtest verify “nightly”
 h2: Assertions
-h2: Summary
 h2: Faults
 h2: Second by second
 h3: Clients connected
@@ -128,6 +127,7 @@ h3: Publish to acknowledgement, ms
   3 lines, 3 faults, warm-up 1, labelled
 h3: Publish to receipt, ms
   3 lines, 3 faults, warm-up 1, labelled
+h2: Summary
 h2: Latencies
 h3: Latency by percentile, ms
   7 lines, 0 faults, warm-up 0, labelled

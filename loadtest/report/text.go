@@ -48,7 +48,7 @@ func Text(w io.Writer, r *result.Result) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n", clean(headline(r)))
 	if len(r.Targets) > 0 {
-		fmt.Fprintf(&b, "against %s\n", clean(strings.Join(r.Targets, ", ")))
+		fmt.Fprintf(&b, "against %s\n", clean(targets(r.Targets)))
 	}
 	b.WriteByte('\n')
 	for _, f := range facts(r) {

@@ -13,14 +13,7 @@ import (
 
 // headline says what was run, when and for how long.
 func headline(r *result.Result) string {
-	s := "limpet loadtest"
-	if r.Verb != "" {
-		s += " " + r.Verb
-	}
-	if r.Name != "" {
-		s += " " + quoted(r.Name)
-	}
-	s += ": " + spoken(time.Duration(r.Duration))
+	s := title(r) + ": " + spoken(time.Duration(r.Duration))
 	if !r.Start.IsZero() {
 		s += " from " + r.Start.UTC().Format("2006-01-02 15:04:05 MST")
 	}
@@ -29,6 +22,18 @@ func headline(r *result.Result) string {
 	}
 	if r.Interrupted {
 		s += "; ended before its plan did"
+	}
+	return s
+}
+
+// title says what was run.
+func title(r *result.Result) string {
+	s := "limpet loadtest"
+	if r.Verb != "" {
+		s += " " + r.Verb
+	}
+	if r.Name != "" {
+		s += " " + quoted(r.Name)
 	}
 	return s
 }
@@ -150,8 +155,7 @@ func proven(r *result.Result) []fact {
 		if n := v.Disagreements.Count; n > 0 {
 			add("Doubtful", "on %s the ways of telling the broker contradict each other", plural(n, "connect"))
 		}
-		add("Sessions", "%s lost, %s by no fault of the run; %s to another broker, %s with the home up", count(v.SessionsLost.Count),
-			count(v.SessionsLostUnexplained), plural(v.Moves.Count, "move"), count(v.MovesUnexplained))
+		add("Sessions", "%s; %s", sessions(v), moves(v))
 		for _, group := range groups(v.Messages) {
 			add("Messages", "%s: %s", group, messages(v.Messages[group]))
 		}
@@ -171,6 +175,30 @@ func proven(r *result.Result) []fact {
 		}
 	}
 	return all
+}
+
+// sessions tells what became of the sessions.
+func sessions(v *result.Verify) string {
+	switch lost, odd := v.SessionsLost.Count, v.SessionsLostUnexplained; {
+	case lost == 0:
+		return "none lost"
+	case odd == 0:
+		return count(lost) + " lost, all by faults of the run"
+	default:
+		return fmt.Sprintf("%s lost, %s by no fault of the run", count(lost), count(odd))
+	}
+}
+
+// moves tells who met another broker than its home.
+func moves(v *result.Verify) string {
+	switch n, odd := v.Moves.Count, v.MovesUnexplained; {
+	case n == 0:
+		return "nobody moved to another broker"
+	case odd == 0:
+		return plural(n, "move") + " to another broker, none with the home up"
+	default:
+		return fmt.Sprintf("%s to another broker, %s with the home up", plural(n, "move"), count(odd))
+	}
 }
 
 // groups lists the groups of messages, those of the mesh first.
@@ -260,8 +288,8 @@ func failures(r *result.Result) []fact {
 // faultWords tells one fault: when, what came of it, and what it cost the clients.
 func faultWords(f *result.Fault) (when, words string) {
 	when = clock(time.Duration(f.Begin))
-	if f.End > f.Begin {
-		when += "–" + clock(time.Duration(f.End))
+	if end := clock(time.Duration(f.End)); f.End > f.Begin && end != when {
+		when += "–" + end
 	}
 	words = f.Outcome
 	if f.Error != "" {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -301,7 +302,8 @@ func reportCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "report FILE...", Short: "Add up results and show them again",
 		Long: `Report reads results that -o json wrote, adds up those of several runs or machines
-exactly, and shows the sum in any format, judged anew by --assert.`,
+exactly, and shows the sum in any format. What they asserted is judged anew by the
+sum; --assert says what to judge it by instead.`,
 		Example: "  limpet loadtest report east.json west.json --html both.html --assert 'e2e.p99.9<100ms'",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -309,19 +311,35 @@ exactly, and shows the sum in any format, judged anew by --assert.`,
 				return err
 			}
 			sum := result.New()
+			var asserts []result.Assertion
 			for _, name := range args {
 				res, err := readResult(name)
 				if err != nil {
 					return fmt.Errorf("%s: %w", name, err)
 				}
 				sum.Add(res)
+				asserts = addAsserted(asserts, res)
 			}
 			set(cmd.Flags(), "name", &sum.Name, o.name)
-			return o.finish(cmd, sum, o.asserts, nil)
+			if len(o.asserts) > 0 {
+				asserts = o.asserts
+			}
+			return o.finish(cmd, sum, asserts, nil)
 		},
 	}
 	o.addOutput(cmd.Flags())
 	return cmd
+}
+
+// addAsserted adds what a result asserted, each once.
+func addAsserted(all []result.Assertion, r *result.Result) []result.Assertion {
+	for _, o := range r.Assertions {
+		a, err := result.ParseAssertion(o.Assertion)
+		if err == nil && !slices.ContainsFunc(all, func(b result.Assertion) bool { return a.String() == b.String() }) {
+			all = append(all, a)
+		}
+	}
+	return all
 }
 
 func readResult(name string) (*result.Result, error) {
