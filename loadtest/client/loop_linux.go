@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -106,6 +107,8 @@ func (l *loop) post(m mail) bool {
 // run runs the loop until ctx ends.
 func (l *loop) run(ctx context.Context) error {
 	defer l.finish()
+	loopsRunning.Add(1)
+	defer loopsRunning.Add(-1)
 	l.mayWaitRaw()
 	end := context.AfterFunc(ctx, func() { l.post(mail{}) })
 	defer end()
@@ -160,8 +163,11 @@ func (l *loop) wait() (int, error) {
 	return 0, fmt.Errorf("client: epoll_wait: %w", err)
 }
 
+// loopsRunning counts the loops of all engines of this process: they share its processors.
+var loopsRunning atomic.Int32
+
 // mayWaitRaw looks whether there is a processor for all other goroutines, since a raw wait keeps its own.
-func (l *loop) mayWaitRaw() { l.raw = runtime.GOMAXPROCS(0) > len(l.engine.loops) }
+func (l *loop) mayWaitRaw() { l.raw = runtime.GOMAXPROCS(0) > int(loopsRunning.Load()) }
 
 // timeout is how long epoll_wait may wait, in ms; -1 = for ever.
 func (l *loop) timeout() int {
