@@ -55,6 +55,7 @@ Ctrl-C ends the run in order, with the results of what ran; a second one at once
 	for _, sub := range cmd.Commands() {
 		sub.Flags().Bool("help", false, "tell what "+sub.Name()+" does") // cobra's own would take -h
 		sub.Flags().SortFlags = false
+		sub.SetFlagErrorFunc(flagError)
 	}
 	return cmd
 }

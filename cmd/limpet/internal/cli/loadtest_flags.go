@@ -275,6 +275,50 @@ func (r *rateFlag) Set(text string) error {
 	return err
 }
 
+// flagError tells a mistake in a flag in our own words: what strconv says is for programmers, and which package an error is of for nobody.
+func flagError(cmd *cobra.Command, err error) error {
+	if unknown, ok := errors.AsType[*pflag.NotExistError](err); ok {
+		var near string
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			if !f.Hidden && near == "" && resemble(unknown.GetSpecifiedName(), f.Name) {
+				near = f.Name
+			}
+		})
+		if near != "" {
+			return usagef(cmd, "%w: did you mean --%s?", err, near)
+		}
+	}
+	bad, ok := errors.AsType[*pflag.InvalidValueError](err)
+	if !ok {
+		return usage(cmd, err)
+	}
+	name := "--" + bad.GetFlag().Name
+	switch bad.GetFlag().Value.Type() {
+	case "int", "uint", "uint8", "uint16", "uint64":
+		return usagef(cmd, "%s: expected a whole number in range, found %q", name, bad.GetValue())
+	case "float64":
+		return usagef(cmd, "%s: expected a number, found %q", name, bad.GetValue())
+	case "duration":
+		return usagef(cmd, "%s: expected a duration such as 30s or 1m30s, found %q", name, bad.GetValue())
+	}
+	text := bad.Unwrap().Error()
+	for _, prefix := range []string{"result: not an assertion: ", "pace: bad schedule ", "fault: "} {
+		text = strings.TrimPrefix(text, prefix)
+	}
+	text = strings.TrimPrefix(text, strconv.Quote(bad.GetValue())+", ")
+	return usagef(cmd, "%s %q: %s", name, bad.GetValue(), text)
+}
+
+// resemble reports whether a word was probably meant: one of at least three letters begins with the other, or their letters are the same.
+func resemble(word, name string) bool {
+	sorted := func(s string) string {
+		b := []byte(s)
+		slices.Sort(b)
+		return string(b)
+	}
+	return len(word) >= 3 && (strings.HasPrefix(name, word) || strings.HasPrefix(word, name) || sorted(word) == sorted(name))
+}
+
 // faultsFlag and assertsFlag gather what is given several times.
 type faultsFlag []fault.Fault
 
