@@ -147,12 +147,10 @@ func (d *device) probe() {
 func (d *device) publish(intended int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s := d.sender
-	if !d.ready || len(s.backlog) > 0 {
-		d.wait(intended)
-		return
+	if d.ready {
+		d.flush() // what had no room before goes first
 	}
-	if !d.send(intended) {
+	if !d.ready || len(d.sender.backlog) > 0 || !d.send(intended) {
 		d.wait(intended)
 	}
 }
@@ -280,6 +278,7 @@ func (o *outage) name() string {
 // OnPublish implements client.Handler.
 func (d *device) OnPublish(_ *client.Client, at int64, p *mqtt.Publish) {
 	r := d.fleet.run
+	r.hear(at)
 	r.rec.Count(result.Receives, at, 1)
 	if p.Dup {
 		r.rec.Count(result.ReceivesDup, at, 1)

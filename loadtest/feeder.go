@@ -95,6 +95,7 @@ func (f *feeder) OnConnack(_ *client.Client, at int64, a *mqtt.Connack) {
 func (f *feeder) publish(s *stream, intended int64) {
 	f.Lock()
 	defer f.Unlock()
+	f.flush() // what had no room before goes first
 	o := owed{s, intended}
 	if len(f.backlog) > 0 || !f.send(o) {
 		if len(f.backlog) >= maxBacklog {
@@ -213,5 +214,6 @@ func (f *feeder) OnClosed(_ *client.Client, at int64, cause client.Cause) {
 func (f *feeder) idle() bool {
 	f.Lock()
 	defer f.Unlock()
+	f.flush()
 	return f.flying == 0 && len(f.backlog) == 0
 }

@@ -62,6 +62,7 @@ type run struct {
 	id     uint32 // in the header of its messages
 	start  int64
 	end    atomic.Int64 // no second begins after it; 0: not known
+	heard  atomic.Int64 // when a message came last, about
 	ctx    context.Context
 	rec    *result.Recorder
 	dialer *wire.Dialer
@@ -224,6 +225,7 @@ func (r *run) live(outer context.Context, o *Options) (*result.Result, error) {
 		r.settle(outer)
 		hopeless = r.hope(true)
 	}
+	owed := r.owed()
 	stopBelow()
 	base.Wait()
 
@@ -232,6 +234,9 @@ func (r *run) live(outer context.Context, o *Options) (*result.Result, error) {
 	r.name(res)
 	res.Interrupted = interrupted
 	res.Notes = r.notes()
+	if owed != "" {
+		res.Notes = append(res.Notes, owed)
+	}
 	return res, errors.Join(hopeless, engineErr, faultErr)
 }
 
@@ -260,33 +265,6 @@ func (r *run) now() int64 {
 	}
 	return pace.Now()
 }
-
-// settle waits for what is under way.
-func (r *run) settle(ctx context.Context) {
-	if r.verify != nil { // also when interrupted: nothing may be called lost that was not waited for
-		r.verify.settle(cmp.Or(r.plan.Settle, verifySettle))
-		return
-	}
-	r.end.Store(pace.Now())
-	d := r.plan.Settle
-	for i := range r.plan.Fleets {
-		if f := &r.plan.Fleets[i]; f.Publish != nil || f.Storm != nil {
-			d = cmp.Or(d, DefaultSettle)
-		}
-	}
-	if ctx.Err() != nil {
-		ctx, d = context.Background(), min(d, interruptedSettle)
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
-}
-
-// interruptedSettle is how long what is under way is waited for when somebody waits for the end.
-const interruptedSettle = 500 * time.Millisecond
 
 // attend tells every second what is known, and gives up when nobody gets through.
 func (r *run) attend(ctx context.Context, o *Options, giveUp context.CancelCauseFunc) {
