@@ -67,6 +67,7 @@ type run struct {
 	rec    *result.Recorder
 	dialer *wire.Dialer
 	engine *client.Engine
+	told   client.Traffic // of engine, what is counted: by attend, then by live
 	agenda *agenda
 	choose *wire.Chooser
 
@@ -229,6 +230,7 @@ func (r *run) live(outer context.Context, o *Options) (*result.Result, error) {
 	stopBelow()
 	base.Wait()
 
+	r.traffic()
 	res := r.rec.Finish(r.now())
 	r.prove(res, false)
 	r.name(res)
@@ -266,6 +268,15 @@ func (r *run) now() int64 {
 	return pace.Now()
 }
 
+// traffic counts what the engine exchanged since it was counted last.
+func (r *run) traffic() {
+	t, now := r.engine.Traffic(), r.now()
+	r.rec.Count(result.BytesIn, now, t.In-r.told.In)
+	r.rec.Count(result.BytesOut, now, t.Out-r.told.Out)
+	r.rec.Count(result.Resends, now, t.Resent-r.told.Resent)
+	r.told = t
+}
+
 // attend tells every second what is known, and gives up when nobody gets through.
 func (r *run) attend(ctx context.Context, o *Options, giveUp context.CancelCauseFunc) {
 	const look = 4 // times a second
@@ -280,6 +291,7 @@ func (r *run) attend(ctx context.Context, o *Options, giveUp context.CancelCause
 		if err := r.hope(false); err != nil {
 			giveUp(err)
 		}
+		r.traffic()
 		if i%look != 0 || r.now() < r.start {
 			continue
 		}

@@ -113,6 +113,7 @@ func (k *conn) connected() {
 	if cfg.Dialer.HasPrelude() && !c.leaving.Load() {
 		b := newBuffer(256 + len(c.out.b))
 		b.b = cfg.Dialer.AppendPrelude(b.b, localAddr(int(k.fd)), k.ep.Addr)
+		k.loop.engine.out.Add(-int64(len(b.b))) // that is not MQTT
 		b.b = append(b.b, c.out.b...)
 		c.out.release()
 		c.out = b
@@ -204,6 +205,7 @@ func (k *conn) flush() {
 	for sent < len(c.out.b) {
 		n, errno := sendTo(int(k.fd), c.out.b[sent:])
 		if errno == unix.EAGAIN {
+			k.loop.engine.out.Add(int64(sent))
 			c.out.b = c.out.b[:copy(c.out.b, c.out.b[sent:])]
 			return
 		}
@@ -213,6 +215,7 @@ func (k *conn) flush() {
 		}
 		sent += n
 	}
+	k.loop.engine.out.Add(int64(sent))
 	c.out.release()
 	c.out = nil
 }

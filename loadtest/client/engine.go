@@ -81,6 +81,8 @@ type Engine struct {
 	loops []*loop
 	next  atomic.Uint32 // of loops
 
+	in, out, resent atomic.Int64 // see Traffic
+
 	mu      sync.Mutex
 	state   engineState
 	streams map[*stream]struct{}
@@ -118,6 +120,17 @@ func New(cfg Config) (*Engine, error) {
 		}
 	}
 	return e, nil
+}
+
+// Traffic is what all clients exchanged so far.
+type Traffic struct {
+	In, Out int64 // bytes of MQTT, without those of TLS, WebSocket, QUIC and PROXY
+	Resent  int64 // PUBLISH packets that were sent again
+}
+
+// Traffic may be called at any time.
+func (e *Engine) Traffic() Traffic {
+	return Traffic{In: e.in.Load(), Out: e.out.Load(), Resent: e.resent.Load()}
 }
 
 // Run runs the engine until ctx ends. Then it closes what is open, with a DISCONNECT and without waiting (ReasonEnd), and returns when every

@@ -47,6 +47,7 @@ func (c *Client) finish() {
 
 // input takes what the server sent, at the time at. A cause means that the connection must end. packet is the driver's, for use in here.
 func (c *Client) input(b []byte, at int64, packet *mqtt.Packet) *Cause {
+	c.engine.in.Add(int64(len(b)))
 	if c.phase == greeting && !c.reader.Pending() {
 		switch k := mqtt.Kind(b[0] >> 4); k {
 		case mqtt.CONNACK, mqtt.DISCONNECT, mqtt.AUTH:

@@ -202,6 +202,7 @@ func (c *Client) pump() {
 			f.packet.b[0] &^= mqtt.DupFlag
 			if f.sent {
 				f.packet.b[0] |= mqtt.DupFlag // [MQTT-3.3.1-1]
+				c.engine.resent.Add(1)
 			}
 			f.sent = true
 			out := c.queue(len(f.packet.b))

@@ -174,7 +174,9 @@ func (s *stream) writeOut() {
 		c.out = nil
 		s.roomier()
 		c.mu.Unlock()
-		_, err = s.conn.Write(b.b)
+		var n int
+		n, err = s.conn.Write(b.b)
+		s.engine.out.Add(int64(n))
 		b.release()
 		c.mu.Lock()
 	}

@@ -217,6 +217,9 @@ func groups(all map[string]*result.Messages) []string {
 // messages tells what became of a group's messages: the good first, then only what there was.
 func messages(m *result.Messages) string {
 	s := fmt.Sprintf("%s expected, %s lost", count(m.Expected), count(m.Lost))
+	if m.Expected == 0 && m.Received > 0 { // while a run goes on nobody knows what is lost
+		s = count(m.Received) + " received"
+	}
 	for _, x := range []struct {
 		n    int64
 		what string
