@@ -89,7 +89,7 @@ var reasons = []string{
 	"tls", "upgrade", "websocket", "quic", // of what is between TCP and MQTT
 	"descriptors", "ports", "memory", "source", // of the generator's machine
 	"refusal", "disconnected", "connack-timeout", "keepalive", "malformed", "too-large", "protocol", // of a connection
-	"publish", "subscribe", "inflight", "queue", // of a message
+	"publish", "subscribe", "queue", // of a message
 	"other",
 }
 
