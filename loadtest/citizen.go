@@ -31,21 +31,22 @@ type citizen struct {
 	flow   *ledger.Flow // once subscribed
 
 	lock
-	state    citizenState
-	lives    int   // begun on purpose
-	planned  bool  // this connection begins one
-	session  bool  // the broker should know us
-	listens  bool  // and our subscription
-	done     bool  // nothing more is planned
-	due      int64 // when the agenda is to call
-	intended int64
-	sent     int64
-	asked    int64 // SUBSCRIBE
-	up       int64 // CONNACK; 0: not connected
-	attempt  int
-	meeting  *ledger.Meeting // to be told once the broker's name is known
-	outage   outage
-	sentAway string // elsewhere, by the mesh's own word, since the last connect
+	state      citizenState
+	lives      int   // begun on purpose
+	planned    bool  // this connection begins one
+	session    bool  // the broker should know us
+	listens    bool  // and our subscription
+	done       bool  // nothing more is planned
+	due        int64 // when the agenda is to call
+	intended   int64
+	sent       int64
+	asked      int64 // SUBSCRIBE
+	up         int64 // CONNACK; 0: not connected
+	attempt    int
+	meeting    *ledger.Meeting // to be told once the broker's name is known
+	outage     outage
+	unanswered bool   // a connect since the last CONNACK: it may have made a session
+	sentAway   string // elsewhere, by the mesh's own word, since the last connect
 }
 
 // citizenState is what the next call of the agenda means.
@@ -119,9 +120,14 @@ func (c *citizen) OnConnack(_ *client.Client, at int64, a *mqtt.Connack) {
 	defer c.Unlock()
 	r.accepted(&c.Client, c.intended, c.sent, at, a)
 	c.up = at
-	m := &ledger.Meeting{At: at, Presence: ledger.Unasked}
+	m := &ledger.Meeting{At: at, Presence: ledger.Unasked, Doubt: c.unanswered}
+	present := a.SessionPresent
+	if c.unanswered {
+		c.unanswered, c.listens = false, false // it subscribes again, which does no harm
+		present = present && !(c.session && c.home.MayBeNew())
+	}
 	switch {
-	case a.SessionPresent:
+	case present:
 		m.Presence = ledger.Kept
 	case c.session:
 		m.Presence, c.listens = ledger.Gone, false
@@ -265,6 +271,9 @@ func (c *citizen) OnClosed(_ *client.Client, at int64, cause client.Cause) {
 		c.flow.Offline(at)
 	}
 	r.ended(at, &cause, up != 0)
+	if up == 0 && cause.Stage == client.StageConnack {
+		c.unanswered = true
+	}
 	if word := sentAway(&cause); word != "" {
 		c.sentAway = word
 	}

@@ -23,6 +23,7 @@ type device struct {
 
 	mu       sync.Mutex
 	session  bool  // the broker should know us
+	listens  bool  // and our subscriptions
 	ready    bool  // connected, and subscribed if that is its task
 	busy     bool  // opened, and not told yet that it is closed
 	again    int64 // intended time of the connect that is to follow that; 0: none
@@ -104,16 +105,18 @@ func (d *device) OnConnack(_ *client.Client, at int64, a *mqtt.Connack) {
 	r.accepted(&d.Client, d.intended, d.sent, at, a)
 	d.again = 0 // it is there
 	d.up, d.session = at, d.fleet.speech.lasts()
-	if a.SessionPresent || len(d.fleet.spec.Subscribe) == 0 {
+	if a.SessionPresent && d.listens || len(d.fleet.spec.Subscribe) == 0 {
 		d.open()
 		return
 	}
 	number := d.fleet.number0(int(d.local))
 	id := d.fleet.id(int(d.local))
+	d.listens = true
 	for i, s := range d.fleet.spec.Subscribe {
 		r.rec.Count(result.Subscribes, at, 1)
 		if err := d.Subscribe(tokenSubscribe|uint64(i), expand(s.Filter, number, id), s.QoS); err != nil {
 			r.rec.Error("subscribe", at)
+			d.listens = false
 			continue
 		}
 		d.waits++
@@ -239,8 +242,11 @@ func (d *device) OnAcked(_ *client.Client, at int64, token uint64, code byte) {
 		if d.waits--; code < 0x80 {
 			r.rec.Suback.Record(d.sent, d.sent, at)
 			r.rec.Count(result.Subscribed, at, 1)
-		} else if code != client.CodeDropped {
-			r.rec.Error("subscribe", at)
+		} else {
+			d.listens = false
+			if code != client.CodeDropped {
+				r.rec.Error("subscribe", at)
+			}
 		}
 		if d.waits <= 0 && d.up != 0 {
 			d.open()
@@ -302,6 +308,9 @@ func (d *device) closed(at int64, cause *client.Cause) (again int64) {
 	defer d.mu.Unlock()
 	up := d.up
 	d.busy, d.up, d.ready, d.waits = false, 0, false, 0
+	if cause.Stage == client.StageConnack {
+		d.listens = false // it may have made a session, without subscriptions, that the next connect finds
+	}
 	r.ended(at, cause, up != 0)
 	if cause.Own() || d.again != 0 {
 		return d.again

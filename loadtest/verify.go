@@ -191,6 +191,9 @@ func (v *verification) fault(e fault.Event) {
 	for _, g := range v.groups {
 		if e.End == 0 {
 			g.homes.Away(name, e.Fault.String())
+			if e.Fault.Verb != fault.Freeze {
+				g.homes.Died(name)
+			}
 		} else if e.Fault.Verb != fault.Kill && e.Fault.Verb != fault.Term || e.Fault.For > 0 {
 			g.homes.Back(name, e.End)
 		}

@@ -27,6 +27,9 @@ type Meeting struct {
 	// Clean: the session ends with the connection, so nobody records a home.
 	Clean bool
 
+	// Doubt: an earlier connect since the last meeting got no answer. What Presence says is no evidence of the broker's memory then.
+	Doubt bool
+
 	// Reason is why the mesh itself sent the client elsewhere, such as the MQTT 5 reason "use another server". Empty: it did not.
 	Reason string
 }
@@ -71,7 +74,20 @@ type station struct {
 	back int64 // when it came back; before all times if it was never away
 	why  string
 	home int64 // clients that met it last
+
+	died   bool   // its process ended, and it is not back yet
+	reborn int64  // when it came back from that
+	memory memory // of sessions, since it died last
 }
+
+// memory is whether a broker that died has kept its sessions, as clients found.
+type memory byte
+
+const (
+	unknown memory = iota
+	forgot
+	kept
+)
 
 // A Home is one client's record.
 type Home struct {
@@ -182,12 +198,23 @@ func (h *Homes) Away(broker, why string) {
 	h.left, h.why = ongoing, why
 }
 
+// Died notes that a broker that is Away ended, with whatever it held in memory.
+func (h *Homes) Died(broker string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := h.station(broker)
+	s.died, s.memory = true, unknown
+}
+
 // Back notes that it can be met again: call it after it has answered.
 func (h *Homes) Back(broker string, at int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s := h.station(broker)
 	s.away, s.back = false, at
+	if s.died {
+		s.died, s.reborn = false, at
+	}
 	h.left = at
 	for _, other := range h.brokers {
 		if other.away {
@@ -199,7 +226,7 @@ func (h *Homes) Back(broker string, at int64) {
 func (h *Homes) station(name string) *station {
 	s := h.brokers[name]
 	if s == nil {
-		s = &station{name: name, back: never}
+		s = &station{name: name, back: never, reborn: never}
 		h.brokers[name] = s
 	}
 	return s
@@ -216,6 +243,14 @@ func (c *Home) Met(m Meeting) {
 	} else if m.Presence == Kept {
 		now = c.broker // whoever has the session
 	}
+	if s := c.broker; s != nil && !m.Doubt && s.reborn >= c.last {
+		switch m.Presence {
+		case Gone:
+			s.memory = forgot
+		case Kept:
+			s.memory = kept
+		}
+	}
 	h.report.Connects++
 	if c.connects > 0 {
 		h.report.Reconnects++
@@ -229,6 +264,16 @@ func (c *Home) Met(m Meeting) {
 		c.moved(&m, now)
 	}
 	c.arrive(&m, now)
+}
+
+// MayBeNew reports whether a session that is present may not be the one that the client left: its home has ended since they met, and
+// nobody has found a session kept there. A connect without an answer may have made a new session, without any subscription, which the next
+// one finds: no CONNACK tells the two apart.
+func (c *Home) MayBeNew() bool {
+	c.homes.mu.Lock()
+	defer c.homes.mu.Unlock()
+	s := c.broker
+	return s != nil && (s.died || s.reborn >= c.last) && s.memory != kept
 }
 
 // judge decides whether a reconnect counts, and if so, whether it came home. Without names, the session is the only witness: it is
