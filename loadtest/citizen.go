@@ -217,6 +217,7 @@ func (c *citizen) OnPublish(_ *client.Client, at int64, p *mqtt.Publish) {
 	h, ok := readHeader(p.Payload, r.id)
 	switch {
 	case ok && string(p.Topic) == string(c.stream.topic):
+		r.hear(at)
 		r.rec.Count(result.Receives, at, 1)
 		if p.Dup {
 			r.rec.Count(result.ReceivesDup, at, 1)

@@ -27,7 +27,7 @@ type Plan struct {
 	Seed     uint64        `yaml:"seed,omitempty" json:"seed,omitempty"`         // of every choice; 0 = 1
 	Warmup   time.Duration `yaml:"warmup,omitempty" json:"warmup,omitempty"`     // from the start: not in the totals
 	Duration time.Duration `yaml:"duration,omitempty" json:"duration,omitempty"` // of the whole, without Settle; 0 = until all have done what they are to do, or for ever
-	Settle   time.Duration `yaml:"settle,omitempty" json:"settle,omitempty"`     // at the end, at most: what is under way may still arrive; 0 = DefaultSettle, of Verify 15 s
+	Settle   time.Duration `yaml:"settle,omitempty" json:"settle,omitempty"`     // at the end, at most: what is under way may still arrive; 0 = DefaultSettle, of Verify 30 s
 
 	Fleets []Fleet `yaml:"fleets,omitempty" json:"fleets,omitempty"`
 	Verify *Verify `yaml:"verify,omitempty" json:"verify,omitempty"`

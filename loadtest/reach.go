@@ -189,7 +189,7 @@ func (r *run) hope(end bool) error {
 	default:
 		return nil
 	}
-	return fmt.Errorf("%w to %s in %v: %s", ErrUnreachable, few(r.plan.Endpoints), waited.Round(time.Second), what)
+	return fmt.Errorf("%w to %s: %s", ErrUnreachable, few(r.plan.Endpoints), what) // workers say the same: it is told once
 }
 
 // common lists the reasons of failures, the most common one first.

@@ -2,17 +2,22 @@ package loadtest
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"os"
+	"runtime"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	mochi "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/hooks/auth"
 	"github.com/mochi-mqtt/server/v2/listeners"
+	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/limpet-mesh/limpet/loadtest/liar"
 	"github.com/limpet-mesh/limpet/loadtest/pace"
@@ -28,13 +33,20 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == fmt.Sprint(runtime.GOMAXPROCS(0)) { // its default
+		_ = f.Value.Set("8") // the tests wait more than they work
+	}
 	os.Exit(m.Run())
 }
+
+// nameTopic has a retained message with a broker's name, which is its address.
+const nameTopic = "broker/name"
 
 // startBroker returns the address of a broker; hooks may refuse or watch its clients.
 func startBroker(t *testing.T, hooks ...mochi.Hook) string {
 	t.Helper()
-	server := mochi.New(&mochi.Options{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	server := mochi.New(&mochi.Options{InlineClient: true, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if len(hooks) == 0 {
 		hooks = []mochi.Hook{new(auth.AllowHook)}
 	}
@@ -54,7 +66,48 @@ func startBroker(t *testing.T, hooks ...mochi.Hook) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { server.Close() })
+	if err := server.Publish(nameTopic, []byte(ln.Addr().String()), true, 0); err != nil {
+		t.Fatal(err)
+	}
 	return ln.Addr().String()
+}
+
+// gate lets publishers in when there are so many subscriptions, since nobody keeps what comes too early.
+type gate struct {
+	mochi.HookBase
+	missing atomic.Int64
+	open    chan struct{}
+}
+
+func newGate(subscriptions int64) *gate {
+	g := &gate{open: make(chan struct{})}
+	g.missing.Store(subscriptions)
+	return g
+}
+
+func (*gate) ID() string { return "gate" }
+
+func (*gate) Provides(b byte) bool {
+	return b == mochi.OnConnectAuthenticate || b == mochi.OnACLCheck || b == mochi.OnSubscribed
+}
+
+func (*gate) OnACLCheck(*mochi.Client, string, bool) bool { return true }
+
+func (g *gate) OnConnectAuthenticate(c *mochi.Client, _ packets.Packet) bool {
+	if strings.HasPrefix(c.ID, "limpet-pub") {
+		select {
+		case <-g.open:
+		case <-time.After(enough):
+			return false
+		}
+	}
+	return true
+}
+
+func (g *gate) OnSubscribed(*mochi.Client, packets.Packet, []byte) {
+	if g.missing.Add(-1) == 0 {
+		close(g.open)
+	}
 }
 
 // startLiar puts a proxy before a broker.
@@ -95,18 +148,4 @@ func runPlan(t *testing.T, p *Plan, o Options) (*result.Result, error) {
 		t.Errorf("it was not done within %v", enough)
 	}
 	return res, err
-}
-
-// until polls ok, and fails with what was seen last if it never is.
-func until(t *testing.T, what string, ok func() (bool, any)) {
-	t.Helper()
-	var seen any
-	for end := time.Now().Add(enough / 2); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
-		good, s := ok()
-		if good {
-			return
-		}
-		seen = s
-	}
-	t.Fatalf("%s: not within %v; seen last: %v", what, enough/2, seen)
 }

@@ -120,7 +120,10 @@ func (r *run) owed() string {
 		return ""
 	}
 	s := fmt.Sprintf("of what was to be published, %d messages were not sent and %d not acknowledged when the run ended", waits, flying)
-	if cut > 0 {
+	switch {
+	case cut == 1:
+		s += " (1 client was not connected then)"
+	case cut > 1:
 		s += fmt.Sprintf(" (%d clients were not connected then)", cut)
 	}
 	return s

@@ -27,7 +27,8 @@ const (
 	defaultIdentity  = "$SYS/broker/name"
 	citizensOfFeeder = 100
 	controlShare     = 10 // one client of so many is in the control group, if there is one
-	verifySettle     = 15 * time.Second
+	verifySettle     = 30 * time.Second
+	verifyLull       = 5 * time.Second // without a message to anybody, who are all connected: what is missing then is lost
 )
 
 // verification is a Verify of which this process runs its share: groups of citizens, each with the feeders that publish to them.
@@ -200,14 +201,39 @@ func (v *verification) fault(e fault.Event) {
 	}
 }
 
-// settle waits until nothing is missing any more, for so long at most.
+// settle waits until nothing is missing any more, for so long at most; also until what is missing is not to be expected any more.
 func (v *verification) settle(most time.Duration) {
 	end := pace.Now() + int64(most)
+	lull := pace.Now() // since when nothing has come, though everybody was there
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for pace.Now() < end && !v.complete() {
+		lull = max(lull, v.run.heard.Load())
+		if !v.present() {
+			lull = pace.Now()
+		} else if pace.Now()-lull > int64(verifyLull) {
+			return
+		}
 		<-tick.C
 	}
+}
+
+// present reports whether everybody is connected, and has nothing to say.
+func (v *verification) present() bool {
+	for _, c := range v.all {
+		c.Lock()
+		up := c.up
+		c.Unlock()
+		if up == 0 {
+			return false
+		}
+	}
+	for _, g := range v.groups {
+		if slices.ContainsFunc(g.feeders, func(f *feeder) bool { return !f.idle() }) {
+			return false
+		}
+	}
+	return true
 }
 
 // complete reports whether every message that was published is acknowledged, and every one that was acknowledged has come.

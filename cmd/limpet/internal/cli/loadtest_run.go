@@ -35,7 +35,7 @@ type runFlags struct {
 func (o *runFlags) add(f *pflag.FlagSet) {
 	f.DurationVar(&o.duration, "duration", 0, "of the run, warm-up included (default: until all is done, or for ever)")
 	f.DurationVar(&o.warmup, "warmup", 0, "from the start: not in the totals")
-	f.DurationVar(&o.settle, "settle", 0, "how long what is under way at the end may still arrive, at most (default 10s; verify 15s)")
+	f.DurationVar(&o.settle, "settle", 0, "how long what is under way at the end may still arrive, at most (default 10s; verify 30s)")
 	f.Uint64Var(&o.seed, "seed", 0, "of every choice (default 1)")
 	f.IntVar(&o.workers, "workers", 1, "processes that share the clients")
 	f.Var(&o.faults, "fault", "what to break, such as 'at 30s kill broker b2 for 10s'; may be repeated")
