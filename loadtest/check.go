@@ -3,6 +3,7 @@ package loadtest
 import (
 	"fmt"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -250,7 +251,7 @@ func (v *Verify) check() error {
 			return err
 		}
 	}
-	if err := checkIdentity(v.Identity); err != nil {
+	if err := v.checkIdentity(); err != nil {
 		return err
 	}
 	if err := checkSize(v.Size); err != nil {
@@ -267,13 +268,21 @@ func (v *Verify) check() error {
 
 var (
 	drops      = []string{"clean", "abrupt", "half-open"}
-	identities = []string{"session-present", "topic"}
+	identities = []string{"session-present", "topic", "admin"}
 )
 
-func checkIdentity(all []string) error {
-	for i, s := range all {
+func (v *Verify) checkIdentity() error {
+	for i, s := range v.Identity {
 		if err := oneOf(fmt.Sprintf("identity[%d]", i), s, identities...); err != nil {
 			return err
+		}
+	}
+	if slices.Contains(v.Identity, "admin") && len(v.Admin) == 0 {
+		return planError("admin", "expected the URLs of all edges' admin addresses, which identity \"admin\" asks, such as http://127.0.0.1:9883")
+	}
+	for i, s := range v.Admin {
+		if u, err := url.Parse(s); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			return planError(fmt.Sprintf("admin[%d]", i), "expected a URL such as http://127.0.0.1:9883, found %q", s)
 		}
 	}
 	return nil

@@ -43,7 +43,8 @@ type citizen struct {
 	asked      int64 // SUBSCRIBE
 	up         int64 // CONNACK; 0: not connected
 	attempt    int
-	meeting    *ledger.Meeting // to be told once the broker's name is known
+	meeting    *ledger.Meeting // to be told once those that are awaited have said which broker this is
+	awaited    witness
 	outage     outage
 	unanswered bool   // a connect since the last CONNACK: it may have made a session
 	sentAway   string // elsewhere, by the mesh's own word, since the last connect
@@ -56,6 +57,14 @@ const (
 	away     citizenState = iota // it connects
 	resting                      // connected: it drops
 	finished                     // it stays connected
+)
+
+// witness is who tells a client's broker, but for the session itself.
+type witness uint8
+
+const (
+	byTopic witness = 1 << iota
+	byEdge
 )
 
 const (
@@ -148,13 +157,7 @@ func (c *citizen) OnConnack(_ *client.Client, at int64, a *mqtt.Connack) {
 			r.rec.Error("subscribe", at)
 		}
 	}
-	if c.group.v.byTopic {
-		if err := c.Subscribe(tokenIdentity, c.group.v.spec.Topic, 0); err != nil {
-			r.rec.Error("subscribe", at)
-		}
-	} else {
-		c.met("")
-	}
+	c.identify(at)
 	if c.outage.begin != 0 {
 		if err := c.Publish(tokenBack, append([]byte("limpet/back/"), c.id...), nil, 1, false); err != nil {
 			c.outage = outage{}
@@ -168,10 +171,39 @@ func (c *citizen) OnConnack(_ *client.Client, at int64, a *mqtt.Connack) {
 	c.later(at + c.around(c.group.v.spec.Up))
 }
 
-// met tells the record which broker answered, once.
-func (c *citizen) met(broker string) {
+// identify asks which broker this is. Called with the lock held.
+func (c *citizen) identify(at int64) {
+	v, m := c.group.v, c.meeting
+	c.awaited = 0
+	if v.byTopic {
+		if err := c.Subscribe(tokenIdentity, v.spec.Topic, 0); err != nil {
+			v.run.rec.Error("subscribe", at)
+		}
+		c.awaited |= byTopic
+	}
+	if v.oracle != nil && !c.group.direct && v.oracle.ask(c.id, func(broker string) {
+		c.Lock()
+		defer c.Unlock()
+		if c.meeting == m {
+			m.Admin = broker
+			c.heard(byEdge)
+		}
+	}) {
+		c.awaited |= byEdge
+	}
+	c.heard(0)
+}
+
+// heard notes that a witness has spoken. Called with the lock held.
+func (c *citizen) heard(w witness) {
+	if c.awaited &^= w; c.awaited == 0 {
+		c.met()
+	}
+}
+
+// met tells the record what is known of the broker that answered, once. Called with the lock held.
+func (c *citizen) met() {
 	if c.meeting != nil {
-		c.meeting.Topic = broker
 		c.home.Met(*c.meeting)
 		c.meeting = nil
 	}
@@ -230,7 +262,10 @@ func (c *citizen) OnPublish(_ *client.Client, at int64, p *mqtt.Publish) {
 		}
 		c.flow.Received(h.sequence, p.Dup, h.sent, at)
 	case c.group.v.byTopic && string(p.Topic) == c.group.v.spec.Topic:
-		c.met(string(p.Payload))
+		if c.meeting != nil {
+			c.meeting.Topic = string(p.Payload)
+			c.heard(byTopic)
+		}
 	}
 }
 
@@ -267,7 +302,7 @@ func (c *citizen) OnClosed(_ *client.Client, at int64, cause client.Cause) {
 	defer c.Unlock()
 	up := c.up
 	c.up = 0
-	c.met("") // its name never came
+	c.met() // a witness that has not spoken yet never will
 	if up != 0 && c.flow != nil {
 		c.flow.Offline(at)
 	}

@@ -117,8 +117,10 @@ type Verify struct {
 	Versions []string  `yaml:"versions,omitempty" json:"versions,omitempty"` // in turn; empty: 3.1.1 and 5
 	Retry    string    `yaml:"retry,omitempty" json:"retry,omitempty"`       // "" = paho
 	Late     Duration  `yaml:"late,omitempty" json:"late,omitzero"`          // 0 = 5 s
-	Identity []string  `yaml:"identity,omitempty" json:"identity,omitempty"` // session-present, topic; empty: session-present
+	Identity []string  `yaml:"identity,omitempty" json:"identity,omitempty"` // session-present, topic, admin; empty: session-present
 	Topic    string    `yaml:"topic,omitempty" json:"topic,omitempty"`       // of identity "topic"; "" = $SYS/broker/name
+	Admin    []string  `yaml:"admin,omitempty" json:"admin,omitempty"`       // of identity "admin": the URLs of all edges' admin addresses
+	Pool     string    `yaml:"pool,omitempty" json:"pool,omitempty"`         // likewise: of the listeners; "" = "default"
 	Control  []string  `yaml:"control,omitempty" json:"control,omitempty"`   // endpoints of brokers: a tenth of the clients goes straight to one and stays with it
 }
 

@@ -229,6 +229,9 @@ func (r *run) live(outer context.Context, o *Options) (*result.Result, error) {
 	owed := r.owed()
 	stopBelow()
 	base.Wait()
+	if r.verify != nil {
+		r.verify.end()
+	}
 
 	r.traffic()
 	res := r.rec.Finish(r.now())

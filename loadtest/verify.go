@@ -37,6 +37,8 @@ type verification struct {
 	spec     Verify // with its defaults
 	retry    pace.Profile
 	byTopic  bool
+	byEdge   bool
+	oracle   *oracle // by edge; from begin to end
 	payloads *payloads
 	groups   []*group
 	all      []*citizen // of all groups, by number
@@ -47,6 +49,7 @@ type verification struct {
 type group struct {
 	name     string
 	v        *verification
+	direct   bool // straight at the brokers
 	books    *ledger.Ledger
 	homes    *ledger.Homes
 	citizens []*citizen
@@ -98,7 +101,7 @@ func (v Verify) withDefaults() Verify {
 func newVerification(ctx context.Context, r *run, spec *Verify) (*verification, error) {
 	v := &verification{run: r, spec: spec.withDefaults()}
 	v.retry, _ = pace.ParseRetry(v.spec.Retry) // checked
-	v.byTopic = slices.Contains(v.spec.Identity, "topic")
+	v.byTopic, v.byEdge = slices.Contains(v.spec.Identity, "topic"), slices.Contains(v.spec.Identity, "admin")
 	v.payloads = newPayloads(v.spec.Size)
 	mesh := v.group("mesh")
 	var control *group
@@ -109,6 +112,7 @@ func newVerification(ctx context.Context, r *run, spec *Verify) (*verification, 
 			return nil, err
 		}
 		control = v.group("control")
+		control.direct = true
 	}
 	for i := range r.share.count(v.spec.Clients) {
 		number := r.share.number(i)
@@ -155,6 +159,9 @@ func (g *group) add(number int, where func(*rand.Rand) *wire.Endpoint, feeds str
 // begin has everybody connect, and publish once all should be there.
 func (v *verification) begin() {
 	r := v.run
+	if v.byEdge {
+		v.oracle = newOracle(context.WithoutCancel(r.ctx), v.spec.Admin, v.spec.Pool)
+	}
 	first := r.start
 	for _, g := range v.groups {
 		for _, f := range g.feeders {
@@ -181,6 +188,13 @@ func (v *verification) begin() {
 			s.feeder.publish(s, intended)
 		})
 	})
+}
+
+// end ends what begin has started. The engine has ended.
+func (v *verification) end() {
+	if v.oracle != nil {
+		v.oracle.close()
+	}
 }
 
 // fault tells who was home to whom that a broker goes, or is back.

@@ -32,7 +32,7 @@ type targetFlags struct {
 	sources         []string
 	proxy           bool
 	tls             loadtest.TLS
-	brokers         []string // of the state file
+	brokers, admins []string // of the state file
 	noDefault       bool     // the hosts' default is none
 }
 
@@ -101,6 +101,11 @@ func (t *targetFlags) into(cmd *cobra.Command, p *loadtest.Plan) error {
 		}
 		if t.tls.CA == "" && p.TLS.CA == "" {
 			t.tls.CA = state.CA
+		}
+		for _, e := range state.Edges {
+			if e.Admin != "" {
+				t.admins = append(t.admins, "http://"+e.Admin)
+			}
 		}
 		for _, b := range state.Brokers {
 			t.brokers = append(t.brokers, "tcp://"+b.MQTT)

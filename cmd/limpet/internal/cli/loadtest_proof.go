@@ -35,7 +35,8 @@ stays with it: what happens to them brokers do by themselves.
 
 What tells the broker (--identity, all that are named must agree):
   session-present  the broker still knows the session
-  topic            a retained message that differs by broker (--identity-topic)`,
+  topic            a retained message that differs by broker (--identity-topic)
+  admin            the edges, at their admin addresses (--admin)`,
 		Example: "  limpet loadtest verify --state mesh.json -c 3000 --lives 10 --fault 'at 30s restart broker b2' --assert 'stickiness==100' --assert 'lost==0'",
 	}
 	f := cmd.Flags()
@@ -53,8 +54,10 @@ What tells the broker (--identity, all that are named must agree):
 	f.StringSliceVarP(&v.Versions, "version", "V", []string{"3.1.1", "5"}, "of MQTT, in turn")
 	f.StringVar(&v.Retry, "retry", "paho", "how clients come back that were cut off: "+retries())
 	f.DurationVar(&v.Late, "late", 5*time.Second, "after how long a message is late")
-	f.StringSliceVar(&v.Identity, "identity", []string{"session-present"}, "what tells the broker (with --state also topic)")
+	f.StringSliceVar(&v.Identity, "identity", []string{"session-present"}, "what tells the broker (default with --state: session-present,topic,admin)")
 	f.StringVar(&v.Topic, "identity-topic", "$SYS/broker/name", "of the message with the broker's name")
+	f.StringSliceVar(&v.Admin, "admin", nil, "URLs of the edges' admin addresses (default: those of --state)")
+	f.StringVar(&v.Pool, "pool", "", "of the listeners, which --identity admin asks for (default \"default\")")
 	f.StringSliceVar(&v.Control, "control", nil, "URLs of brokers for the control group")
 	f.BoolVar(&noControl, "no-control", false, "with --state: no control group")
 	l.targetFlags.add(f)
@@ -69,7 +72,10 @@ What tells the broker (--identity, all that are named must agree):
 		}
 		v.Rate, v.Connect = rate.Spec, l.connect.Spec
 		if l.state != "" && !cmd.Flags().Changed("identity") {
-			v.Identity = []string{"session-present", "topic"}
+			v.Identity = []string{"session-present", "topic", "admin"}
+		}
+		if len(v.Admin) == 0 {
+			v.Admin = l.admins
 		}
 		if len(v.Control) == 0 && !noControl {
 			v.Control = l.brokers

@@ -100,7 +100,7 @@ func checkPlan(cmd *cobra.Command, p *loadtest.Plan) error {
 
 // flagNames are those of a plan's fields where they differ.
 var flagNames = map[string]string{
-	"sources": "--ifaddr", "drop": "--drop", "identity": "--identity", "versions": "-V", "control": "--control", "clients": "-c", "pairs": "-c", "topic": "-t", "filter": "-t", "qos": "-q", "size": "-s", "version": "-V", "id": "--prefix", "endpoints": "--edge",
+	"sources": "--ifaddr", "drop": "--drop", "identity": "--identity", "admin": "--admin", "versions": "-V", "control": "--control", "clients": "-c", "pairs": "-c", "topic": "-t", "filter": "-t", "qos": "-q", "size": "-s", "version": "-V", "id": "--prefix", "endpoints": "--edge",
 	"choose": "--choose", "network": "--network", "warmup": "--warmup", "duration": "--duration", "settle": "--settle", "retry": "--retry",
 	"faults": "--fault", "lives": "--lives", "rate": "--rate", "tls": "--cert, --key", "expiry": "-x", "gap": "--gap", "times": "--times",
 	"first": "-n", "every": "--every", "at": "--at", "up": "--up", "down": "--down", "late": "--late", "feeders": "--feeders",
