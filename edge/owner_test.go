@@ -448,7 +448,7 @@ func TestBetweenTwoBrokers(t *testing.T) {
 	if len(f.stops) > 0 {
 		t.Errorf("stopped for %v", f.stops)
 	}
-	if a, ok := c.Route(f, relay.Query{Attempt: 2, Cause: relay.CauseDial, Err: syscall.ECONNREFUSED}); !ok || a.Target != nil || a.Reason != relay.ReasonNoBroker {
+	if a, ok := c.Route(f, relay.Query{Attempt: 2, Cause: relay.CauseDial, Err: syscall.ECONNREFUSED}); !ok || a.Target != nil || a.Reason != relay.ReasonDialFailed {
 		t.Errorf("answer %+v, %v", a, ok)
 	}
 	if n := d.table.count(); n != 0 {
