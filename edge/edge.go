@@ -97,6 +97,7 @@ type Server struct {
 	draining atomic.Bool   // Drain was called
 	leaving  atomic.Bool   // no session is begun any more: draining, or Run ends
 	itself   seldom        // warned that a broker is this edge
+	full     seldom        // warned that there is no room
 
 	mu        sync.Mutex
 	listeners []*listener
@@ -281,6 +282,9 @@ func (s *Server) Draining() bool { return s.draining.Load() }
 // Live is the number of sessions, from accept to close.
 func (s *Server) Live() int { return int(s.live.Load()) }
 
+// Full reports whether MaxConnections is reached: who comes is turned away.
+func (s *Server) Full() bool { return s.conf.MaxConnections > 0 && s.Live() >= s.conf.MaxConnections }
+
 // State is what the server routes by.
 func (s *Server) State() *registry.State { return s.state.Load() }
 
@@ -404,6 +408,6 @@ func (ln *listener) acceptFailed(err error) {
 
 func (ln *listener) rejected(o relay.Origin, r listen.Reason, err error) {
 	ln.srv.conf.Metrics.rejected(o.Listener, string(r))
-	ln.srv.log.Info().Str("listener", o.Listener).Stringer("client_address", o.Client).Str("reason", string(r)).
+	ln.srv.log.Info().Str("edge", ln.srv.conf.ID).Str("listener", o.Listener).Str("transport", o.Transport).Stringer("client_address", o.Client).Str("reason", string(r)).
 		Str("error", printable(err.Error())).Msg("rejected before MQTT")
 }
