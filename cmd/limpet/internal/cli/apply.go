@@ -108,6 +108,9 @@ func (a *applier) apply(ctx context.Context, store registry.Store) error {
 	done := map[string]bool{} // written, and told of
 	for attempt := 1; ; attempt++ {
 		stored, err := storedPools(ctx, store)
+		for ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) { // it was slow, and there is time left
+			stored, err = storedPools(ctx, store)
+		}
 		if err != nil {
 			return err
 		}
