@@ -288,6 +288,26 @@ func (s *Server) Full() bool { return s.conf.MaxConnections > 0 && s.Live() >= s
 // State is what the server routes by.
 func (s *Server) State() *registry.State { return s.state.Load() }
 
+// Session is one live client, for those who ask where somebody is.
+type Session struct {
+	Broker    registry.BrokerRef
+	Accepted  bool // by the broker
+	Why       router.Why
+	Listener  string
+	Transport string
+	Client    netip.AddrPort
+}
+
+// Sessions are the live clients of a key that have, or are getting, a broker; the newest first.
+func (s *Server) Sessions(pool, key string) (all []Session) {
+	s.table.find(pool, key, func(c *client) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		all = append(all, Session{c.at, c.accepted, c.why, c.origin.Listener, c.origin.Transport, c.origin.Client})
+	})
+	return all
+}
+
 // Addresses are where the listeners are reached, by name.
 func (s *Server) Addresses() map[string]string {
 	s.mu.Lock()

@@ -158,7 +158,7 @@ func (n *Node) run(ctx context.Context, ready func(Addresses)) error {
 	middle.start(fail, n.agent.Run)
 	admins := group{}
 	admins.start(fail, func(ctx context.Context) error {
-		return n.admin.Run(ctx, admin.Handler(admin.Config{Ready: n.readiness, Metrics: n.metrics}))
+		return n.admin.Run(ctx, admin.Handler(admin.Config{Ready: n.readiness, Metrics: n.metrics, Clients: n.clients}))
 	})
 
 	timer := time.NewTimer(firstState)
