@@ -4,6 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -34,6 +37,7 @@ type client struct {
 	named     bool          // and it has told us
 	avoid     []string      // brokers that failed
 	again     bool          // the broker hung up on the CONNECT once already
+	trouble   *trouble      // with the last of them; nil = none
 	at        registry.BrokerRef
 	why       router.Why
 	record    registry.Affinity // what is recorded of the key, as far as this session knows
@@ -83,6 +87,9 @@ func (s *Server) admit(ln *listener, o relay.Origin) *client {
 		reason = relay.ReasonShutdown
 	case s.conf.MaxConnections > 0 && n > int64(s.conf.MaxConnections):
 		reason = relay.ReasonOverload
+		if s.full.now() {
+			s.log.Warn().Int("most", s.conf.MaxConnections).Str("listener", o.Listener).Msg("no room for another client: turned away")
+		}
 	}
 	if reason != relay.ReasonNone {
 		s.live.Add(-1)
@@ -214,7 +221,7 @@ func (c *client) read(k *mqtt.Connect) {
 // failed notes that the broker chosen last could not be had; local: for a reason of this host's, which says nothing about any broker.
 // Called with mu held.
 func (c *client) failed(q relay.Query) (local bool) {
-	s, ref := c.srv, c.at
+	ref := c.at
 	if q.Cause == relay.CauseClosed && !c.again {
 		// Some brokers hang up on the CONNECT that takes a session over, and accept the next one.
 		c.again = true
@@ -222,27 +229,69 @@ func (c *client) failed(q relay.Query) (local bool) {
 	}
 	c.avoid = append(c.avoid, ref.Broker)
 	if q.Cause != relay.CauseDial {
+		c.trouble = &trouble{reason: relay.ReasonBrokerClosed, broker: ref.Broker, err: errHungUp}
 		return false
 	}
-	reason := upstream.Reason(q.Err)
+	return c.unreached(ref, q.Err)
+}
+
+// unreached tells everybody who may want to know that a broker could not be reached. Called with mu held.
+func (c *client) unreached(ref registry.BrokerRef, err error) (local bool) {
+	s, reason := c.srv, upstream.Reason(err)
+	var b *registry.Broker
+	if p := s.view.Load().Pool(ref.Pool); p != nil {
+		b = p.Broker(ref.Broker)
+	}
+	c.trouble = &trouble{reason: relay.ReasonDialFailed, broker: ref.Broker, err: err}
+	if b != nil {
+		c.trouble.address = b.Address
+	}
 	s.conf.Metrics.dialFailed(ref, reason)
 	switch reason {
 	case upstream.ReasonLocal:
 		return true
 	case upstream.ReasonSelf:
 		if s.itself.now() {
-			s.log.Error().Str("pool", ref.Pool).Str("broker", ref.Broker).Err(q.Err).Msg("the address of a broker is a listener of this edge: nobody is sent there")
+			s.log.Error().Str("pool", ref.Pool).Str("broker", ref.Broker).Err(err).Msg("the address of a broker is a listener of this edge: nobody is sent there")
 		}
 	}
-	if p := s.view.Load().Pool(ref.Pool); p != nil {
-		if b := p.Broker(ref.Broker); b != nil {
-			s.conf.Resolver.Doubt(b)
-		}
+	if b != nil {
+		s.conf.Resolver.Doubt(b)
 	}
 	if s.conf.Doubt != nil {
-		s.conf.Doubt(ref, q.Err)
+		s.conf.Doubt(ref, err)
 	}
 	return false
+}
+
+// trouble is why a broker could not be had.
+type trouble struct {
+	reason  relay.Reason
+	broker  string
+	address string
+	err     error
+}
+
+var errHungUp = errors.New("it hung up on the CONNECT, twice")
+
+// orNoBroker is the reason to refuse a client for whom there is no other broker; t may be nil.
+func (t *trouble) orNoBroker() relay.Reason {
+	if t == nil {
+		return relay.ReasonNoBroker
+	}
+	return t.reason
+}
+
+// String names the broker and what was wrong.
+func (t *trouble) String() string {
+	s := t.err.Error()
+	if strings.HasPrefix(s, "broker ") { // the dialer's, which knows every address
+		return s
+	}
+	if t.address == "" {
+		return fmt.Sprintf("broker %s: %s", t.broker, s)
+	}
+	return fmt.Sprintf("broker %s at %s: %s", t.broker, t.address, s)
 }
 
 // answer decides where the session goes; done false: the broker's name has no address yet.
@@ -254,12 +303,13 @@ func (c *client) answer(record registry.Affinity) (a relay.Answer, done bool) {
 		d := v.Route(router.Query{Pool: c.key.pool, Key: c.key.key, Record: record, Avoid: c.avoid})
 		if d.Broker == nil {
 			c.unplace()
+			reason := c.trouble.orNoBroker()
 			c.mu.Unlock()
 			s.conf.Metrics.refused(d.Refusal)
 			if d.Refusal == router.RefusalAwaitHome {
 				return relay.Answer{Reason: relay.ReasonAwaitHome, Code: mqtt.ServerUnavailable}, true
 			}
-			return relay.Answer{Reason: relay.ReasonNoBroker, Code: mqtt.ServerUnavailable}, true
+			return relay.Answer{Reason: reason, Code: mqtt.ServerUnavailable}, true
 		}
 		t := &relay.Target{DialTimeout: d.Pool.DialDeadline(), Timeout: d.Pool.ConnectDeadline()}
 		if !c.aim(t, d.Broker) {
@@ -363,6 +413,12 @@ func (c *client) Closed(sum relay.Summary) {
 	at, why := c.at, c.why
 	c.closed = true
 	c.depart()
+	if sum.Dial != nil {
+		c.unreached(at, sum.Dial)
+	}
+	if sum.Detail == "" && sum.Connack == 0 && c.trouble != nil {
+		sum.Detail = c.trouble.String()
+	}
 	c.mu.Unlock()
 	s := c.srv
 	s.live.Add(-1)

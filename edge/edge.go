@@ -97,6 +97,7 @@ type Server struct {
 	draining atomic.Bool   // Drain was called
 	leaving  atomic.Bool   // no session is begun any more: draining, or Run ends
 	itself   seldom        // warned that a broker is this edge
+	full     seldom        // warned that there is no room
 
 	mu        sync.Mutex
 	listeners []*listener
@@ -281,8 +282,31 @@ func (s *Server) Draining() bool { return s.draining.Load() }
 // Live is the number of sessions, from accept to close.
 func (s *Server) Live() int { return int(s.live.Load()) }
 
+// Full reports whether MaxConnections is reached: who comes is turned away.
+func (s *Server) Full() bool { return s.conf.MaxConnections > 0 && s.Live() >= s.conf.MaxConnections }
+
 // State is what the server routes by.
 func (s *Server) State() *registry.State { return s.state.Load() }
+
+// Session is one live client, for those who ask where somebody is.
+type Session struct {
+	Broker    registry.BrokerRef
+	Accepted  bool // by the broker
+	Why       router.Why
+	Listener  string
+	Transport string
+	Client    netip.AddrPort
+}
+
+// Sessions are the live clients of a key that have, or are getting, a broker; the newest first.
+func (s *Server) Sessions(pool, key string) (all []Session) {
+	s.table.find(pool, key, func(c *client) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		all = append(all, Session{c.at, c.accepted, c.why, c.origin.Listener, c.origin.Transport, c.origin.Client})
+	})
+	return all
+}
 
 // Addresses are where the listeners are reached, by name.
 func (s *Server) Addresses() map[string]string {
@@ -404,6 +428,6 @@ func (ln *listener) acceptFailed(err error) {
 
 func (ln *listener) rejected(o relay.Origin, r listen.Reason, err error) {
 	ln.srv.conf.Metrics.rejected(o.Listener, string(r))
-	ln.srv.log.Info().Str("listener", o.Listener).Stringer("client_address", o.Client).Str("reason", string(r)).
+	ln.srv.log.Info().Str("edge", ln.srv.conf.ID).Str("listener", o.Listener).Str("transport", o.Transport).Stringer("client_address", o.Client).Str("reason", string(r)).
 		Str("error", printable(err.Error())).Msg("rejected before MQTT")
 }

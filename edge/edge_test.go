@@ -1,7 +1,6 @@
 package edge
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"strings"
@@ -422,49 +421,6 @@ func agree(t *testing.T, m *mesh, e1, e2 *testEdge, keys int) {
 	wg.Wait()
 }
 
-// A client that connects again after its placement has changed has one connection, the new one, though nothing of it is recorded.
-func TestANewerConnectionEndsTheOlder(t *testing.T) {
-	m := newMesh(t, "b1", "b2")
-	e := m.edge("e1")
-	both := m.pool.Brokers
-	place := func(b registry.Broker) {
-		if err := m.store.SetPin(m.ctx(), registry.PinRef{Pool: "default", Key: "x"}, b.ID); err != nil {
-			t.Fatal(err)
-		}
-		eventually(t, "the pin is known", func() (bool, any) {
-			d := e.view.Load().Route(router.Query{Pool: "default", Key: "x"})
-			return d.Broker != nil && d.Broker.ID == b.ID, d
-		})
-	}
-	for _, k := range []func(id string) *mqtt.Connect{clean, func(id string) *mqtt.Connect { return v5(id, 0) }} {
-		place(both[0])
-		older, _ := e.connect(k("x"))
-		if home := m.home("x"); home != both[0].ID {
-			t.Fatalf("at %s", home)
-		}
-		place(both[1])
-		newer, _ := e.connect(k("x"))
-		words := older.ends()
-		if k("x").Version == mqtt.V5 && !bytes.Equal(words, mqtt.AppendDisconnect(nil, mqtt.V5, mqtt.SessionTakenOver)) {
-			t.Errorf("the older is told %x", words)
-		}
-		if home := m.home("x"); home != both[1].ID {
-			t.Errorf("the client stays at %s", home)
-		}
-		e.logged(`"reason":"twin"`)
-
-		// Another client is none of it.
-		other, _ := e.connect(k("y"))
-		m.home("y")
-		other.Close()
-		newer.Close()
-		eventually(t, "all have left", func() (bool, any) { return e.table.count() == 0, e.table.count() })
-	}
-	if n := e.count("limpet_edge_closed_total", "twin"); n != 2 {
-		t.Errorf("%v older connections ended", n)
-	}
-}
-
 func TestDrain(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, "b1", "b2")
@@ -595,6 +551,7 @@ func TestTooManyConnections(t *testing.T) {
 	if n := e.count("limpet_edge_rejected_total", "mqtt", relay.ReasonOverload.String()); n != 1 {
 		t.Errorf("%v rejected", n)
 	}
+	e.logged("no room for another client", `"most":2`)
 }
 
 func TestPrintable(t *testing.T) {

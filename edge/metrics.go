@@ -76,6 +76,7 @@ func (m *Metrics) observe(s *Server) {
 		m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "limpet_edge_" + name, Help: help}, fn))
 	}
 	gauge("connections", "Sessions now, from accept to close.", func() float64 { return float64(s.live.Load()) })
+	gauge("connections_max", "Sessions that this edge takes at most; 0 = no bound.", func() float64 { return float64(s.conf.MaxConnections) })
 	gauge("routed_connections", "Sessions now that have, or are getting, a broker.", func() float64 { return float64(s.table.count()) })
 	gauge("held_bytes", "Memory that clients without a CONNACK take beyond 2 KiB each.", func() float64 { return float64(s.held.Used()) })
 	if lost := s.conf.LogLost; lost != nil {

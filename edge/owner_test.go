@@ -283,32 +283,6 @@ func TestAnEndedSessionWritesNothing(t *testing.T) {
 	}
 }
 
-// Of two connections of one client the one is ended that was accepted first, whatever came first before that; at one broker it is the broker's business.
-func TestWhoIsTheOlder(t *testing.T) {
-	d := newDesk(t, nil)
-	come := func(broker string) (*client, *fakeConn) {
-		d.tie("x", broker)
-		return d.come(clean("x"))
-	}
-	a, fa := come("b1")
-	b, fb := come("b2")
-	same, fsame := come("b2")
-	b.Accepted(fb, mqtt.Connack{}, 0)
-	a.Accepted(fa, mqtt.Connack{}, 0)
-	if len(fa.stops) != 0 || len(fb.stops) != 1 || fb.stops[0] != relay.ReasonTwin {
-		t.Errorf("stopped for %v and %v, want the second only, a twin", fa.stops, fb.stops)
-	}
-	same.Accepted(fsame, mqtt.Connack{}, 0)
-	if len(fa.stops) != 1 || len(fb.stops) != 1 || len(fsame.stops) != 0 {
-		t.Errorf("stopped for %v, %v and %v", fa.stops, fb.stops, fsame.stops)
-	}
-	again, fagain := come("b2")
-	again.Accepted(fagain, mqtt.Connack{}, 0)
-	if len(fsame.stops) != 0 {
-		t.Errorf("stopped for %v by one at the same broker", fsame.stops)
-	}
-}
-
 func TestADisconnectDuringTheWrite(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -448,7 +422,7 @@ func TestBetweenTwoBrokers(t *testing.T) {
 	if len(f.stops) > 0 {
 		t.Errorf("stopped for %v", f.stops)
 	}
-	if a, ok := c.Route(f, relay.Query{Attempt: 2, Cause: relay.CauseDial, Err: syscall.ECONNREFUSED}); !ok || a.Target != nil || a.Reason != relay.ReasonNoBroker {
+	if a, ok := c.Route(f, relay.Query{Attempt: 2, Cause: relay.CauseDial, Err: syscall.ECONNREFUSED}); !ok || a.Target != nil || a.Reason != relay.ReasonDialFailed {
 		t.Errorf("answer %+v, %v", a, ok)
 	}
 	if n := d.table.count(); n != 0 {

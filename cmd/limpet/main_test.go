@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,14 +14,30 @@ import (
 	"time"
 )
 
-// The binary as people run it: version by ldflags, exit codes, signals, a store and an apply as two processes.
+// bin is the binary as people run it, its version by ldflags.
+var bin string
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "limpet-test-")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		bin = filepath.Join(dir, "limpet")
+		build := exec.Command("go", "build", "-o", bin, "-ldflags", "-X github.com/limpet-mesh/limpet/cmd/limpet/internal/cli.version=v9.8.7", ".")
+		if out, err := build.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "%v\n%s", err, out)
+			return 1
+		}
+		return m.Run()
+	}())
+}
+
+// Version, exit codes, a store and an apply as two processes.
 func TestBinary(t *testing.T) {
 	dir := t.TempDir()
-	bin := filepath.Join(dir, "limpet")
-	build := exec.Command("go", "build", "-o", bin, "-ldflags", "-X github.com/limpet-mesh/limpet/cmd/limpet/internal/cli.version=v9.8.7", ".")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
 	limpet := func(args ...string) (code int, output string) {
 		t.Helper()
 		out, err := exec.CommandContext(t.Context(), bin, args...).CombinedOutput()
@@ -33,6 +50,9 @@ func TestBinary(t *testing.T) {
 	}
 	if code, out := limpet("version"); code != 0 || !strings.HasPrefix(out, "limpet v9.8.7 ") {
 		t.Errorf("version: exit %d, %s", code, out)
+	}
+	if code, out := limpet("--version"); code != 0 || !strings.HasPrefix(out, "limpet v9.8.7 ") {
+		t.Errorf("--version: exit %d, %s", code, out)
 	}
 	if code, out := limpet("versoin"); code != 2 || out != "limpet: unknown verb \"versoin\": did you mean \"version\"? (see \"limpet --help\")\n" {
 		t.Errorf("a misspelt verb: exit %d, %s", code, out)

@@ -1,4 +1,4 @@
-// Package admin is an edge's side for operators: health endpoints and metrics, on an address of its own.
+// Package admin is an edge's side for operators: health endpoints, metrics and who is where, on an address of its own.
 //
 //	srv, err := admin.Listen("127.0.0.1:9883")
 //	err = srv.Run(ctx, admin.Handler(admin.Config{Ready: ready, Metrics: gatherer}))
@@ -6,16 +6,20 @@
 // /livez says that the process turns. It depends on nothing: a store that is away is no reason to kill an edge. /readyz says whether
 // clients should be sent here: 200 also while the edge serves from what it knows without a store ("degraded"), 503 while it has no
 // brokers to send anybody to, or leaves. With ?verbose each check has its line. /metrics is Prometheus'.
+// /v1/clients?key=ID tells, as JSON, where the clients of a key are connected through this edge, and what this edge knows of its record.
 //
 // What it refuses to do: change anything. Its address is a loopback one unless the configuration says otherwise.
 package admin
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"syscall"
 	"time"
@@ -65,7 +69,42 @@ type Config struct {
 	Ready func() []Check
 	// Metrics are what /metrics shows.
 	Metrics prometheus.Gatherer
+	// Clients answers /v1/clients.
+	Clients func(pool, key string) Clients
 }
+
+// Clients is what an edge knows of one key. It does not ask the other edges, nor the store.
+type Clients struct {
+	Edge   string   `json:"edge"`
+	Pool   string   `json:"pool"`
+	Key    string   `json:"key"`
+	Live   []Client `json:"live"`             // through this edge, the newest first
+	Record *Record  `json:"record,omitempty"` // of the key's affinity; absent: none is known here
+}
+
+// Client is one live client.
+type Client struct {
+	Broker    string         `json:"broker"`
+	Accepted  bool           `json:"accepted"` // the broker has accepted its CONNECT
+	Why       string         `json:"why"`      // it was sent there: pin, affinity, placement, rehomed, next
+	Listener  string         `json:"listener"`
+	Transport string         `json:"transport"`
+	Address   netip.AddrPort `json:"client_address"`
+}
+
+// Record is an affinity.
+type Record struct {
+	Broker   string    `json:"broker"`
+	Home     string    `json:"home"`
+	Writer   string    `json:"writer"` // the edge that wrote it
+	Written  time.Time `json:"written"`
+	Expires  time.Time `json:"expires"`
+	Reason   string    `json:"reason"`
+	Revision int64     `json:"revision"` // of the store; 0 = told by another edge, and not seen there yet
+}
+
+// defaultPool is asked about where the request names none: a mesh of one pool calls it that.
+const defaultPool = "default"
 
 // Handler serves the endpoints.
 func Handler(c Config) http.Handler {
@@ -89,6 +128,16 @@ func Handler(c Config) http.Handler {
 			body = lines.String() + body
 		}
 		text(w, code, body)
+	})
+	mux.HandleFunc("GET /v1/clients", func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		if !q.Has("key") {
+			text(w, http.StatusBadRequest, "expected /v1/clients?key=ID, or ?pool=POOL&key=ID\n")
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Cache-Control", "no-store")
+		_ = json.NewEncoder(w).Encode(c.Clients(cmp.Or(q.Get("pool"), defaultPool), q.Get("key")))
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{}))
 	return mux

@@ -73,7 +73,7 @@ func (c *fileChecker) read(field, path string) []byte {
 	data, err := ReadFile(path)
 	switch {
 	case err != nil:
-		c.fail(field, "cannot read %s: %s", path, reason(err))
+		c.unreadable(field, path, err)
 		return nil
 	case len(data) > MaxFile:
 		c.fail(field, "cannot read %s: more than %d bytes", path, MaxFile)
@@ -83,6 +83,18 @@ func (c *fileChecker) read(field, path string) []byte {
 		return nil
 	}
 	return data
+}
+
+// unreadable says why a file cannot be read, and what to do.
+func (c *fileChecker) unreadable(field, path string, err error) {
+	advice := ""
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		advice = ": correct the path, or put the file there"
+	case errors.Is(err, fs.ErrPermission):
+		advice = ": let the user that limpet runs as read it"
+	}
+	c.fail(field, "cannot read %s: %s%s", path, reason(err), advice)
 }
 
 // reason is an error without the file name, which the message has already.
@@ -125,11 +137,18 @@ func (c *fileChecker) pair(certField, cert, keyField, key string) {
 	}
 	pair, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
-		field, path := keyField, key
-		if !x509.NewCertPool().AppendCertsFromPEM(certPEM) {
-			field, path = certField, cert
+		// crypto/tls has no typed errors here.
+		_, swapped := tls.X509KeyPair(keyPEM, certPEM)
+		switch {
+		case swapped == nil:
+			c.fail(certField, "%s is the key, and %s the certificate: swap them", cert, key)
+		case !x509.NewCertPool().AppendCertsFromPEM(certPEM):
+			c.fail(certField, "%s: expected a certificate in PEM form", cert)
+		case strings.Contains(err.Error(), "does not match"):
+			c.fail(keyField, "%s does not belong to the certificate in %s: give the key that this was made with", key, cert)
+		default:
+			c.fail(keyField, "%s: expected a private key in PEM form, without a password", key)
 		}
-		c.fail(field, "%s: %s", path, strings.TrimPrefix(err.Error(), "tls: "))
 		return
 	}
 	leaf, err := x509.ParseCertificate(pair.Certificate[0])
@@ -153,7 +172,7 @@ func (c *fileChecker) mesh() {
 		c.errs = append(c.errs, es.Unwrap()...)
 		return
 	case err != nil:
-		c.fail("mesh_file", "cannot read %s: %s", c.edge.MeshFile, reason(err))
+		c.unreadable("mesh_file", c.edge.MeshFile, err)
 		return
 	}
 	c.errs = append(c.errs, c.edge.CheckMesh(m)...)

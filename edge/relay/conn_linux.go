@@ -219,7 +219,7 @@ func (c *conn) carryOut(out []Action) {
 		case OpClose:
 			c.close(Client)
 			c.close(Broker)
-			owner, sum := c.owner, c.s.summary(l.now)
+			owner, sum := c.owner, c.s.summary(l.now, c.failure)
 			l.release(c)
 			l.yield = true
 			owner.Closed(sum)

@@ -83,7 +83,7 @@ type Query struct {
 	Connect *mqtt.Connect // slices alias the session's memory
 	Attempt int           // 0 for the first time
 	Cause   Cause         // why it is asked again
-	Err     error         // the failure, if the driver has one; nil for Attempt 0
+	Err     error         // the dial's failure; nil for other causes
 }
 
 // Cause is why a session needs (another) broker.
@@ -229,4 +229,6 @@ type Summary struct {
 	Connect, Dialed, Connack, Total time.Duration
 	// Refused is the code of the broker's CONNACK if that was no success.
 	Refused byte
+	// Dial is the error of the last dial where Reason is ReasonDialFailed and the owner was not asked again: nobody has told it yet.
+	Dial error
 }

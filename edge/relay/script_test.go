@@ -319,7 +319,7 @@ func (b *bareRig) feed(event func(out []Action) []Action) {
 			out = b.s.Finished(out)
 		case OpClose:
 			b.open, b.closed = [2]bool{}, [2]bool{true, true}
-			b.own.Closed(b.s.summary(b.now))
+			b.own.Closed(b.s.summary(b.now, nil))
 		}
 	}
 }

@@ -84,7 +84,7 @@ func (d *driver) run() {
 	}
 	d.mu.Unlock()
 	d.ticks.Wait()
-	d.owner.Closed(d.s.summary(d.now()))
+	d.owner.Closed(d.s.summary(d.now(), d.failure))
 }
 
 // feed gives the session an event and carries out what it asks for. Everything but writing happens under the lock, writing outside it.
@@ -112,6 +112,7 @@ func (d *driver) carryOut(event func(out []Action) []Action) []job {
 			out = d.s.Preamble(n, err, d.now(), out)
 		case OpRoute:
 			q := Query{Attempt: int(d.s.Attempt), Cause: d.s.Cause, Err: d.failure}
+			d.failure = nil
 			c, err := d.s.Connect()
 			if err != nil {
 				out = d.s.cut(ReasonInternal, err.Error(), out)

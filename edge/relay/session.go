@@ -444,8 +444,8 @@ func (s *Session) wrongBroker(detail string, now int64, out []Action) []Action {
 // toConnack is the time from accept to CONNACK.
 func (s *Session) toConnack() time.Duration { return time.Duration(s.ConnackAt - s.AcceptedAt) }
 
-// summary is what the session leaves behind.
-func (s *Session) summary(now int64) Summary {
+// summary is what the session leaves behind; failure is the last dial's, if nobody was told of it.
+func (s *Session) summary(now int64, failure error) Summary {
 	sum := Summary{
 		Reason: s.Reason, Detail: s.Detail, Bytes: s.Bytes, Packets: s.Packets, Refused: s.Refused,
 		Total: time.Duration(now - s.AcceptedAt),
@@ -457,6 +457,9 @@ func (s *Session) summary(now int64) Summary {
 		if t.at != 0 {
 			*t.to = time.Duration(t.at - s.AcceptedAt)
 		}
+	}
+	if s.Reason == ReasonDialFailed {
+		sum.Dial = failure
 	}
 	return sum
 }

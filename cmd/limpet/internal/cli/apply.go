@@ -35,7 +35,7 @@ written the pool meanwhile, it is read and compared again. Pools that the file
 does not have stay as they are, unless --prune is given. What operators decided
 about brokers (drain, out) is never touched.`,
 		Example: "  limpet apply -f mesh.yaml --etcd http://127.0.0.1:2379 --diff",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if file == "" {
 				return usagef(cmd, "-f: expected a mesh file")
@@ -62,8 +62,8 @@ about brokers (drain, out) is never touched.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVarP(&file, "file", "f", "", "mesh file")
-	f.StringVar(&mesh, "mesh", "", "name of the mesh to write, instead of the file's")
+	f.StringVarP(&file, "file", "f", "", "mesh `FILE`")
+	f.StringVar(&mesh, "mesh", "", "`NAME` of the mesh to write, instead of the file's")
 	f.BoolVar(&a.diff, "diff", false, "write nothing; exit 3 if something would change")
 	f.BoolVar(&a.prune, "prune", false, "delete pools that the file does not have")
 	etcd.register(cmd)
@@ -108,6 +108,9 @@ func (a *applier) apply(ctx context.Context, store registry.Store) error {
 	done := map[string]bool{} // written, and told of
 	for attempt := 1; ; attempt++ {
 		stored, err := storedPools(ctx, store)
+		for ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) { // it was slow, and there is time left
+			stored, err = storedPools(ctx, store)
+		}
 		if err != nil {
 			return err
 		}

@@ -19,7 +19,12 @@ pools) and prints every mistake as FILE:LINE:COLUMN: FIELD: MESSAGE. The files
 that an edge names must be here too: certificates, keys, passwords. An edge is
 also held against the mesh of its name, if that is among the files.`,
 		Example: "  limpet check edge.yaml mesh.yaml",
-		Args:    cobra.MinimumNArgs(1),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return fmt.Errorf("expected configuration files, as in %q", example(cmd))
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			bad := 0
 			for _, r := range c.check(args) {

@@ -7,7 +7,8 @@
 // the command's output, and returns an error for everything else: Main alone
 // prints errors, a line each, and decides the exit code. A verb that runs until
 // it is told to stop waits for the end of its command's context, which SIGINT
-// and SIGTERM bring; a second signal kills.
+// and SIGTERM bring; a second signal kills. Those that clients depend on are ended
+// by nothing else (signals.go).
 //
 // Exit codes: 0 done, 1 failed, 2 called wrongly, 3 `apply --diff` found
 // something to change, 4 the generator of `loadtest` fell behind its schedule,
@@ -64,6 +65,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // root is the command without a verb.
 func root() *cobra.Command {
+	var version bool
 	cmd := &cobra.Command{
 		Use:   "limpet VERB",
 		Short: "A distributed sticky-routing mesh for MQTT",
@@ -76,18 +78,21 @@ connection is carried to the broker that holds its session.`,
 			if len(args) == 0 {
 				return nil
 			}
-			hint := ""
-			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-				hint = fmt.Sprintf(": did you mean %q?", near[0])
-			}
-			return fmt.Errorf("unknown verb %q%s", args[0], hint)
+			return noVerb(cmd, args[0])
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if version {
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), currentVersion())
+				return err
+			}
 			cmd.SetOut(cmd.ErrOrStderr())
 			return errors.Join(cmd.Help(), &exitError{code: codeUsage, err: errors.New("expected a verb")})
 		},
 	}
+	cmd.Flags().BoolVar(&version, "version", false, "print the version, as the verb does")
 	cmd.SuggestionsMinimumDistance = 2
+	cmd.SetUsageTemplate(usageTemplate)
+	cmd.SetHelpCommand(helpCommand())
 	cmd.CompletionOptions.HiddenDefaultCmd = true
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, err) })
 	cmd.AddCommand(
@@ -103,6 +108,15 @@ connection is carried to the broker that holds its session.`,
 	)
 	checkArgs(cmd)
 	return cmd
+}
+
+// noVerb is the error about a verb that cmd does not have.
+func noVerb(cmd *cobra.Command, name string) error {
+	hint := ""
+	if near := cmd.SuggestionsFor(name); len(near) > 0 {
+		hint = fmt.Sprintf(": did you mean %q?", near[0])
+	}
+	return fmt.Errorf("unknown verb %q%s", name, hint)
 }
 
 // checkArgs makes wrong arguments of cmd and the verbs below it usage errors.

@@ -66,9 +66,13 @@ func TestUsage(t *testing.T) {
 	}{
 		{"chek", `limpet: unknown verb "chek": did you mean "check"? (see "limpet --help")`},
 		{"xyzzy", `limpet: unknown verb "xyzzy" (see "limpet --help")`},
-		{"version now", `limpet: unknown command "now" for "limpet version" (see "limpet version --help")`},
+		{"--version xyzzy", `limpet: unknown verb "xyzzy" (see "limpet --help")`},
+		{"help chek", `limpet: unknown verb "chek": did you mean "check"? (see "limpet --help")`},
+		{"help check x", `limpet: unknown verb "x" (see "limpet --help")`},
+		{"version now", `limpet: expected no argument, found "now" (see "limpet version --help")`},
+		{"edge edge.yaml", `limpet: expected no argument, as in "limpet edge -c edge.yaml", found "edge.yaml" (see "limpet edge --help")`},
 		{"version -o yaml", `limpet: -o: expected one of text, json, found "yaml" (see "limpet version --help")`},
-		{"check", `limpet: requires at least 1 arg(s), only received 0 (see "limpet check --help")`},
+		{"check", `limpet: expected configuration files, as in "limpet check edge.yaml mesh.yaml" (see "limpet check --help")`},
 		{"check --nofiles x", `limpet: unknown flag: --nofiles (see "limpet check --help")`},
 		{"apply", `limpet: -f: expected a mesh file (see "limpet apply --help")`},
 		{"apply -f M --mesh A_B", `limpet: --mesh: expected a name of letters a-z, digits and '-', found "A_B" (see "limpet apply --help")`},
@@ -101,6 +105,29 @@ func TestUsage(t *testing.T) {
 	}
 }
 
+// The pages of help speak of verbs, all of them in the same words.
+func TestHelp(t *testing.T) {
+	pages := [][]string{{"--help"}, {"help"}}
+	for _, cmd := range root().Commands() {
+		pages = append(pages, []string{cmd.Name(), "--help"}, []string{"help", cmd.Name()})
+	}
+	for _, args := range pages {
+		code, page, stderr := limpet(t, args...)
+		if code != 0 || stderr != "" || !strings.Contains(page, "\nUsage:\n  limpet") {
+			t.Errorf("%q: exit %d, stdout %q, stderr %q", args, code, page, stderr)
+		}
+		if strings.Contains(strings.ToLower(page), "command") || strings.Contains(page, "\n\n\n") {
+			t.Errorf("%q:\n%s", args, page)
+		}
+	}
+	for _, cmd := range root().Commands() {
+		_, flag, _ := limpet(t, cmd.Name(), "--help")
+		if _, verb, _ := limpet(t, "help", cmd.Name()); verb != flag {
+			t.Errorf("help %s:\n%s\n%s --help:\n%s", cmd.Name(), verb, cmd.Name(), flag)
+		}
+	}
+}
+
 // Every verb says what it is for, refuses arguments that it does not take, and leaves errors to run.
 func TestVerbs(t *testing.T) {
 	for _, cmd := range root().Commands() {
@@ -116,6 +143,7 @@ func TestVersion(t *testing.T) {
 		!strings.HasPrefix(stdout, "limpet ") || !strings.HasSuffix(stdout, want) {
 		t.Errorf("exit %d, stdout %q, stderr %q", code, stdout, stderr)
 	}
+	expect(t, "", []string{"--version"}, 0, stdout, "")
 	code, stdout, stderr = limpet(t, "version", "-o", "json")
 	var got buildVersion
 	if err := json.Unmarshal([]byte(stdout), &got); err != nil || code != 0 || stderr != "" {
@@ -164,8 +192,8 @@ func TestCheck(t *testing.T) {
 		{
 			[]string{files},
 			1,
-			"D/files.yaml:4:53: listeners[0].tls.certificates[0].cert: cannot read D/x: no such file or directory\n" +
-				"D/files.yaml:4:61: listeners[0].tls.certificates[0].key: cannot read D/y: no such file or directory\n",
+			"D/files.yaml:4:53: listeners[0].tls.certificates[0].cert: cannot read D/x: no such file or directory: correct the path, or put the file there\n" +
+				"D/files.yaml:4:61: listeners[0].tls.certificates[0].key: cannot read D/y: no such file or directory: correct the path, or put the file there\n",
 			"limpet: 1 of 1 file with mistakes\n",
 		},
 		{[]string{"--no-files", files}, 0, "D/files.yaml: ok (edge e5 of mesh demo: 1 listener)\n", ""},

@@ -26,7 +26,7 @@ The edges listen on 127.0.0.1, 127.0.0.2 and 127.0.0.3 with the standard ports
 (1883, 8883, 8083, 8084, 14567/udp; admin 9883) where these are free, else on
 other ports of 127.0.0.1.`,
 		Example: "  limpet demo --once\n  limpet demo --idle --state mesh.json",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch {
 			case o.Once && o.Idle:
@@ -53,8 +53,8 @@ other ports of 127.0.0.1.`,
 	f := cmd.Flags()
 	f.BoolVar(&o.Once, "once", false, "end after the story, with 0 only if every claim held")
 	f.BoolVar(&o.Idle, "idle", false, "tell no story")
-	f.StringVar(&o.State, "state", "", "file to write where everything is, as JSON")
-	f.IntVar(&o.Clients, "clients", demo.DefaultClients, "clients of the story")
+	f.StringVar(&o.State, "state", "", "`FILE` to write where everything is, as JSON")
+	f.IntVar(&o.Clients, "clients", demo.DefaultClients, "`NUMBER` of clients in the story")
 	f.BoolVar(&o.Standalone, "standalone", false, "with --idle: brokers that share nothing with each other")
 	f.BoolVar(&o.Shifted, "shifted", false, "leave the standard ports alone")
 	return cmd

@@ -17,7 +17,7 @@ func TestDemoRefuses(t *testing.T) {
 		{codeUsage, "--clients: expected 9 to 500, found 8", []string{"demo", "--clients", "8"}},
 		{codeUsage, "--standalone: expected with --idle", []string{"demo", "--standalone", "--once"}},
 		{codeUsage, "unknown flag", []string{"demo", "--onec"}},
-		{codeUsage, "unknown command", []string{"demo", "now"}},
+		{codeUsage, "expected no argument", []string{"demo", "now"}},
 		{codeFailed, "--state: ", []string{"demo", "--once", "--state", filepath.Join(t.TempDir(), "no", "state")}},
 		{codeUsage, "at least 1 arg", []string{"demo-child"}},
 		{codeFailed, "is gone", []string{"demo-child", "--leash", filepath.Join(t.TempDir(), "leash"), "--", "version"}},

@@ -29,7 +29,7 @@ func demoBrokerCommand() *cobra.Command {
 		Use:    "demo-broker --name NAME --listen ADDRESS [--link-listen ADDRESS --peer NAME=ADDRESS ...]",
 		Short:  "Run one broker of the demo",
 		Hidden: true,
-		Args:   cobra.NoArgs,
+		Args:   noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			level, err := zerolog.ParseLevel(logLevel)
 			if err != nil {

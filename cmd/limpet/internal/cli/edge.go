@@ -17,9 +17,10 @@ func edgeCommand() *cobra.Command {
 		Long: `Edge accepts MQTT clients on the listeners of its configuration and relays
 each to the broker that its key belongs to. It starts without its store if it
 must, says that it is degraded, and heals. SIGINT or SIGTERM stops accepting,
-lets the sessions go within shutdown.grace, and ends with 0.`,
+lets the sessions go within shutdown.grace, and ends with 0. SIGHUP is ignored:
+there is no reload yet.`,
 		Example: "  limpet edge -c edge.yaml",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if file == "" {
 				return usagef(cmd, "-c: expected a configuration file")
@@ -30,12 +31,13 @@ lets the sessions go within shutdown.grace, and ends with 0.`,
 			}
 			log, queue := openLog(conf.Log, cmd.ErrOrStderr())
 			defer queue.close()
+			defer serveOn(log)()
 			// Libraries that write to the standard logger (quic-go, of UDP buffers that the kernel keeps small) write to ours.
 			stdlog.SetFlags(0)
 			stdlog.SetOutput(log.With().Str("from", "library").Logger())
 			return node.Run(cmd.Context(), conf, node.Options{Version: currentVersion().Version, Log: log, LogLost: queue.lost.Load})
 		},
 	}
-	cmd.Flags().StringVarP(&file, "config", "c", "", "configuration file")
+	cmd.Flags().StringVarP(&file, "config", "c", "", "configuration `FILE`")
 	return cmd
 }

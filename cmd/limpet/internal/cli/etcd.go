@@ -26,12 +26,12 @@ type etcdFlags struct {
 
 func (e *etcdFlags) register(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringSliceVar(&e.endpoints, "etcd", []string{"http://127.0.0.1:2379"}, "URLs of etcd, separated by commas")
-	f.StringVar(&e.user, "etcd-user", "", "user name")
-	f.StringVar(&e.passwordFile, "etcd-password-file", "", "file with the password")
-	f.StringVar(&e.ca, "etcd-ca", "", "PEM file with etcd's authorities; the system's if not set")
-	f.StringVar(&e.cert, "etcd-cert", "", "PEM file with the client certificate")
-	f.StringVar(&e.key, "etcd-key", "", "PEM file with its private key")
+	f.StringSliceVar(&e.endpoints, "etcd", []string{"http://127.0.0.1:2379"}, "`URL`s of etcd, separated by commas")
+	f.StringVar(&e.user, "etcd-user", "", "user `NAME`")
+	f.StringVar(&e.passwordFile, "etcd-password-file", "", "`FILE` with the password")
+	f.StringVar(&e.ca, "etcd-ca", "", "PEM `FILE` with etcd's authorities; the system's if not set")
+	f.StringVar(&e.cert, "etcd-cert", "", "PEM `FILE` with the client certificate")
+	f.StringVar(&e.key, "etcd-key", "", "PEM `FILE` with its private key")
 	f.DurationVar(&e.timeout, "timeout", 5*time.Second, "give up after that")
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
+	"github.com/limpet-mesh/limpet/edge/config"
 	"github.com/limpet-mesh/limpet/registry/embedded"
 )
 
@@ -33,10 +34,10 @@ func storeCommand() *cobra.Command {
 		Use:   "store --data DIR",
 		Short: "Run the stores of a small mesh: etcd and NATS in one process",
 		Long: `Store runs an etcd server and a NATS server in this process, prints their
-addresses, and ends in order on SIGINT or SIGTERM. It is one node; its data
-directory can be given to a stand-alone etcd later.`,
+addresses, and ends in order on SIGINT or SIGTERM; SIGHUP is ignored. It is one
+node; its data directory can be given to a stand-alone etcd later.`,
 		Example: "  limpet store --data /var/lib/limpet",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if s.only != "" && s.only != "etcd" && s.only != "nats" {
 				return usagef(cmd, "--only: expected one of etcd, nats, found %q", s.only)
@@ -44,23 +45,24 @@ directory can be given to a stand-alone etcd later.`,
 			if s.data == "" && s.only != "nats" {
 				return usagef(cmd, "--data: expected a directory for etcd's data")
 			}
-			level, err := zerolog.ParseLevel(s.logLevel)
-			if err != nil {
+			if _, err := zerolog.ParseLevel(s.logLevel); err != nil {
 				return usagef(cmd, "--log-level: expected one of trace, debug, info, warn, error, found %q", s.logLevel)
 			}
-			log := zerolog.New(cmd.ErrOrStderr()).Level(level).With().Timestamp().Logger()
+			log, queue := openLog(config.Log{Level: s.logLevel}, cmd.ErrOrStderr())
+			defer queue.close()
+			defer serveOn(log)()
 			return s.run(cmd.Context(), cmd.OutOrStdout(), log)
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&s.data, "data", "", "directory for etcd's data; made if it is not there")
-	f.StringVar(&s.listen, "listen", "127.0.0.1", "host or IP address for clients")
-	f.Uint16Var(&s.etcdPort, "etcd-port", 2379, "port of etcd for clients; 0 = any free")
-	f.Uint16Var(&s.peerPort, "peer-port", 2380, "port of etcd for other nodes, on loopback; 0 = any free")
-	f.Uint16Var(&s.natsPort, "nats-port", 4222, "port of NATS; 0 = any free")
-	f.StringVar(&s.only, "only", "", "run one of etcd, nats alone")
+	f.StringVar(&s.data, "data", "", "`DIR` for etcd's data; made if it is not there")
+	f.StringVar(&s.listen, "listen", "127.0.0.1", "`HOST` or IP address for clients")
+	f.Uint16Var(&s.etcdPort, "etcd-port", 2379, "`PORT` of etcd for clients; 0 = any free")
+	f.Uint16Var(&s.peerPort, "peer-port", 2380, "`PORT` of etcd for other nodes, on loopback; 0 = any free")
+	f.Uint16Var(&s.natsPort, "nats-port", 4222, "`PORT` of NATS; 0 = any free")
+	f.StringVar(&s.only, "only", "", "run one `STORE` alone: etcd or nats")
 	f.BoolVar(&s.noSync, "no-sync", false, "never wait for the disk: a crash of the machine may lose everything")
-	f.StringVar(&s.logLevel, "log-level", "info", "trace, debug, info, warn or error")
+	f.StringVar(&s.logLevel, "log-level", "info", "`LEVEL`: trace, debug, info, warn or error")
 	_ = f.MarkHidden("no-sync") // for the demo, whose data nobody misses; it is registered
 	return cmd
 }

@@ -44,28 +44,31 @@ func currentVersion() buildVersion {
 	return v
 }
 
+func (v buildVersion) String() string {
+	revision := ""
+	if v.Revision != "" {
+		revision = " (" + v.Revision + ")"
+	}
+	return fmt.Sprintf("limpet %s%s %s %s/%s", v.Version, revision, v.Go, v.OS, v.Arch)
+}
+
 func versionCommand() *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Print the version of limpet",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			v := currentVersion()
 			switch output {
 			case "json":
-				return json.NewEncoder(cmd.OutOrStdout()).Encode(v)
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(currentVersion())
 			case "text":
-				revision := ""
-				if v.Revision != "" {
-					revision = " (" + v.Revision + ")"
-				}
-				_, err := fmt.Fprintf(cmd.OutOrStdout(), "limpet %s%s %s %s/%s\n", v.Version, revision, v.Go, v.OS, v.Arch)
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), currentVersion())
 				return err
 			}
 			return usagef(cmd, "-o: expected one of text, json, found %q", output)
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	cmd.Flags().StringVarP(&output, "output", "o", "text", "`FORMAT`: text or json")
 	return cmd
 }

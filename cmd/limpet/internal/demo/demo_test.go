@@ -151,14 +151,20 @@ func (s State) processes() []Process {
 	return append(all, s.Etcd[0].Process, s.NATS[0].Process)
 }
 
-// end waits for the demo's end and expects nothing to be left of it.
-func (r *run) end(code int, pids ...int) {
+// ends waits for the demo's end.
+func (r *run) ends() {
 	r.t.Helper()
 	select {
 	case <-r.done:
 	case <-time.After(2 * time.Minute):
 		r.t.Fatal("the demo does not end")
 	}
+}
+
+// end waits for the demo's end and expects nothing to be left of it.
+func (r *run) end(code int, pids ...int) {
+	r.t.Helper()
+	r.ends()
 	if got := r.cmd.ProcessState.ExitCode(); got != code {
 		r.t.Errorf("exit code %d, want %d", got, code)
 	}
@@ -185,8 +191,15 @@ func alive(pid int) bool {
 	return err == nil && !strings.HasPrefix(state, "Z")
 }
 
-// The story, told once: it holds, and nothing is left. Some of its claims are about time: no other test runs meanwhile.
+// The story, told once: it holds, and nothing is left. Some of its claims are about time: no other test runs meanwhile, and it is told
+// again where the machine itself stood still.
 func TestOnce(t *testing.T) {
+	for more := 2; !tellOnce(t, more); more-- {
+	}
+}
+
+// tellOnce tells the story and reports whether it counts; with no more attempts it does.
+func tellOnce(t *testing.T, more int) bool {
 	r := start(t, "--once")
 	s := r.state()
 	if len(s.Edges) != edges || len(s.Brokers) != brokers || len(s.Etcd) != 1 || len(s.NATS) != 1 {
@@ -198,6 +211,11 @@ func TestOnce(t *testing.T) {
 			t.Errorf("state: %+v", p)
 		}
 		pids = append(pids, p.PID)
+	}
+	r.ends()
+	if more > 0 && !r.cmd.ProcessState.Success() && strings.Contains(r.output.String(), "This machine stood still") {
+		t.Logf("to be told again, since the machine stood still:\n%s", &r.output)
+		return false
 	}
 	r.end(0, pids...)
 	if n := strings.Count(r.output.String(), "\n   held "); n < 12 {
@@ -217,6 +235,7 @@ func TestOnce(t *testing.T) {
 			t.Errorf("state after the end: %+v", p)
 		}
 	}
+	return true
 }
 
 // A standalone demo has brokers that know nothing of each other.

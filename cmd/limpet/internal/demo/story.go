@@ -38,6 +38,8 @@ func (s *story) tell(ctx context.Context, clients int) error {
 	for i := range clients {
 		s.cast = append(s.cast, s.actor(fmt.Sprintf("c%02d", i+1), [...]byte{mqtt311, mqtt5}[i%2], false))
 	}
+	pulse := feel(ctx)
+	defer pulse.stop()
 	defer s.curtain()
 	for _, chapter := range []func(context.Context) error{s.homecoming, s.withoutEtcd, s.withoutEdge, s.withoutBroker} {
 		if err := chapter(ctx); err != nil {
@@ -47,11 +49,11 @@ func (s *story) tell(ctx context.Context, clients int) error {
 			return ctx.Err()
 		}
 	}
-	return s.summary(time.Since(began))
+	return s.summary(time.Since(began), pulse.stop())
 }
 
 // summary lists the claims.
-func (s *story) summary(took time.Duration) error {
+func (s *story) summary(took, still time.Duration) error {
 	s.out.line("")
 	s.out.line("%s", s.out.bold(fmt.Sprintf("What was claimed, and what became of it (%s)", seconds(took))))
 	broken := 0
@@ -60,6 +62,9 @@ func (s *story) summary(took time.Duration) error {
 		if !c.held() {
 			broken++
 		}
+	}
+	if still > 0 {
+		s.say("This machine stood still for %s meanwhile: the times are not the mesh's.", seconds(still))
 	}
 	if broken > 0 {
 		return fmt.Errorf("%w: %d of %d claims are broken", errBroken, broken, len(s.claims))

@@ -1,11 +1,31 @@
 package node
 
 import (
+	"errors"
+	"fmt"
+
 	"github.com/limpet-mesh/limpet/edge"
 	"github.com/limpet-mesh/limpet/edge/config"
 	"github.com/limpet-mesh/limpet/edge/listen"
 	"github.com/limpet-mesh/limpet/edge/relay"
 )
+
+// listen opens the listeners. All that cannot be opened are told of at once: two edges on one machine clash in every port.
+func (n *Node) listen() error {
+	var errs []error
+	for i := range n.conf.Listeners {
+		_, err := n.server.Listen(listener(&n.conf.Listeners[i], &n.conf.Limits))
+		switch {
+		case errors.Is(err, listen.ErrBind):
+			errs = append(errs, n.locate(fmt.Sprintf("listeners[%d].address", i), err))
+		case errors.Is(err, listen.ErrCertificate):
+			errs = append(errs, n.locate(fmt.Sprintf("listeners[%d].tls", i), err))
+		case err != nil:
+			errs = append(errs, n.locate(fmt.Sprintf("listeners[%d]", i), err))
+		}
+	}
+	return errors.Join(errs...)
+}
 
 // listener turns a configured listener into the server's.
 func listener(l *config.Listener, limits *config.Limits) edge.Listener {

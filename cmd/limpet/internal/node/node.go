@@ -49,6 +49,7 @@ type Node struct {
 	server    *edge.Server
 	admin     *admin.Server
 	metrics   *prometheus.Registry
+	capacity  capacity
 
 	mu sync.Mutex // one SetState at a time
 }
@@ -74,6 +75,7 @@ func Run(ctx context.Context, conf *config.Edge, o Options) (err error) {
 	if err := n.build(&o); err != nil {
 		return err
 	}
+	n.warnOfFiles()
 	return n.run(ctx, o.Ready)
 }
 
@@ -81,18 +83,24 @@ func Run(ctx context.Context, conf *config.Edge, o Options) (err error) {
 func (n *Node) build(o *Options) error {
 	c := n.conf
 	var err error
-	if n.store, err = openStore(c, n.log); err != nil {
+	if n.capacity, err = capacityOf(c.Limits.Connections, descriptorLimit()); err != nil {
 		return err
 	}
+	if n.capacity.advice != "" {
+		n.log.Warn().Msg(n.capacity.advice)
+	}
+	if n.store, err = openStore(c, n.log); err != nil {
+		return n.locate(storeField(c), err)
+	}
 	if n.bus, err = openBus(c, n.log); err != nil {
-		return err
+		return n.locate("store.nats", err)
 	}
 	n.cache = registry.NewCache(registry.CacheConfig{Store: n.store, Bus: n.bus, Logger: n.log})
 	n.committer = registry.NewCommitter(registry.CommitterConfig{Store: n.store, Bus: n.bus, Cache: n.cache, Logger: n.log})
 	n.resolver = upstream.NewResolver(upstream.ResolverConfig{Log: n.log})
 	dialer := upstream.NewDialer(n.resolver, n.log)
 	if n.admin, err = admin.Listen(c.Admin.Address); err != nil {
-		return err
+		return n.locate("admin.address", err)
 	}
 	settle := time.Duration(0)
 	if c.Store.None {
@@ -112,16 +120,14 @@ func (n *Node) build(o *Options) error {
 	n.metrics.MustRegister(info)
 	n.server, err = edge.New(edge.Config{
 		ID: c.ID, Cache: n.cache, Committer: n.committer, Resolver: n.resolver, Dialer: dialer, Log: n.log,
-		Metrics: edge.NewMetrics(n.metrics), LogLost: o.LogLost, Doubt: n.agent.Doubt, Loops: c.Loops, MaxConnections: maxConnections(c.Limits.Connections),
+		Metrics: edge.NewMetrics(n.metrics), LogLost: o.LogLost, Doubt: n.agent.Doubt, Loops: c.Loops, MaxConnections: n.capacity.most,
 	})
 	if err != nil {
 		return err
 	}
 	registerMetrics(n)
-	for _, l := range c.Listeners {
-		if _, err := n.server.Listen(listener(&l, &c.Limits)); err != nil {
-			return err
-		}
+	if err := n.listen(); err != nil {
+		return err
 	}
 	// The epoll loops wait in raw system calls, each with a processor in its hand: leave the others two.
 	if procs := max(c.Loops, 1) + 2; runtime.GOMAXPROCS(0) < procs {
@@ -152,7 +158,7 @@ func (n *Node) run(ctx context.Context, ready func(Addresses)) error {
 	middle.start(fail, n.agent.Run)
 	admins := group{}
 	admins.start(fail, func(ctx context.Context) error {
-		return n.admin.Run(ctx, admin.Handler(admin.Config{Ready: n.readiness, Metrics: n.metrics}))
+		return n.admin.Run(ctx, admin.Handler(admin.Config{Ready: n.readiness, Metrics: n.metrics, Clients: n.clients}))
 	})
 
 	timer := time.NewTimer(firstState)
@@ -166,7 +172,7 @@ func (n *Node) run(ctx context.Context, ready func(Addresses)) error {
 	if ctx.Err() == nil {
 		top.start(fail, n.server.Run)
 		n.log.Info().Str("edge", n.conf.ID).Str("mesh", n.conf.Mesh).Interface("listeners", n.addresses().Listeners).
-			Str("admin", n.admin.Addr().String()).Msg("accepting clients")
+			Str("admin", n.admin.Addr().String()).Int("most", n.capacity.most).Str("most_by", n.capacity.origin).Msg("accepting clients")
 		if ready != nil {
 			ready(n.addresses())
 		}
@@ -265,16 +271,3 @@ func password(path string) (string, error) {
 	}
 	return config.ReadSecret(path)
 }
-
-// maxConnections is the configured bound or, for 0, what the descriptor limit allows: two descriptors a session, and some for ourselves.
-func maxConnections(configured int) int {
-	if configured > 0 {
-		return configured
-	}
-	if limit := descriptorLimit(); limit > 0 {
-		return max(1, (limit-reservedDescriptors)/2)
-	}
-	return 0
-}
-
-const reservedDescriptors = 256

@@ -19,7 +19,7 @@ import (
 func (n *Node) readiness() []admin.Check {
 	cs := n.cache.Status()
 	st := n.server.State()
-	checks := []admin.Check{n.readyPools(st), n.readyStore(cs), n.readyBus()}
+	checks := []admin.Check{n.readyPools(st), n.readyClients(), n.readyStore(cs), n.readyBus()}
 
 	as := n.agent.Status()
 	mesh := admin.Check{Name: "mesh", Detail: fmt.Sprintf("edges=%d leader=%s registered=%v", len(st.Edges), st.Leader, as.Registered)}
@@ -61,7 +61,7 @@ func stateOf(v registry.Verdict) registry.BrokerState {
 }
 
 func (n *Node) readyPools(st *registry.State) admin.Check {
-	c := admin.Check{Name: "pools", Detail: fmt.Sprintf("pools=%d sessions=%d", len(st.Pools), n.server.Live())}
+	c := admin.Check{Name: "pools", Detail: fmt.Sprintf("pools=%d", len(st.Pools))}
 	if n.server.Draining() {
 		c.State, c.Detail = admin.Failed, "this edge leaves"
 		return c
