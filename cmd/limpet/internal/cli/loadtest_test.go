@@ -29,7 +29,9 @@ func TestLoadtestUsage(t *testing.T) {
 		{"pub|-q|3", `-q: expected 0, 1 or 2, found 3 (see "limpet loadtest pub --help")`},
 		{"pub|-t|a/#", `-t: expected a topic without + and #, found "a/#" (see "limpet loadtest pub --help")`},
 		{"pubsub|-t|a", `-t: expected %i in it, so that each pair has a topic of its own, found "a" (or use --pattern) (see "limpet loadtest pubsub --help")`},
-		{"verify|--identity|admin", `--identity: expected one of session-present, topic, found "admin" (see "limpet loadtest verify --help")`},
+		{"verify|--identity|edge", `--identity: expected one of session-present, topic, admin, found "edge" (see "limpet loadtest verify --help")`},
+		{"verify|--identity|admin", `--admin: expected the URLs of all edges' admin addresses, which identity "admin" asks, such as http://127.0.0.1:9883 (see "limpet loadtest verify --help")`},
+		{"verify|--identity|admin|--admin|127.0.0.1:9883", `--admin: expected a URL such as http://127.0.0.1:9883, found "127.0.0.1:9883" (see "limpet loadtest verify --help")`},
 		{"sweep|--objective|nonsense", `--objective: not an assertion: "nonsense", column 9: expected one of >= <= == != > < (see "limpet loadtest sweep --help")`},
 		{"scenario|" + missing, `open ` + missing + `: no such file or directory (see "limpet loadtest scenario --help")`},
 	} {
