@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -40,8 +41,17 @@ func startMochi(t *testing.T) netip.AddrPort {
 	if err := server.Serve(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { server.Close() })
+	t.Cleanup(func() { closeBroker(server) })
 	return ln.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// closeBroker waits for the broker's clients to be gone: one that leaves while it closes can make it wait for itself for ever (it takes a
+// read lock twice).
+func closeBroker(server *mochi.Server) {
+	for end := time.Now().Add(10 * time.Second); atomic.LoadInt64(&server.Info.ClientsConnected) > 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	server.Close()
 }
 
 func startMosquitto(t *testing.T) netip.AddrPort {
