@@ -103,8 +103,8 @@ func TestRealBrokers(t *testing.T) {
 			for _, v := range []mqtt.Version{mqtt.V31, mqtt.V311, mqtt.V5} {
 				t.Run(fmt.Sprintf("%s/%s/MQTT %v", name, d.name, v), func(t *testing.T) {
 					t.Parallel()
+					ep := &wire.Endpoint{Addr: start(t)} // ends after its clients
 					e, _ := startEngine(t, Config{Dialer: newDialer(t, wire.Config{}), Loops: d.loops})
-					ep := &wire.Endpoint{Addr: start(t)}
 					con := &mqtt.Connect{Version: v, ID: "sub", KeepAlive: 60, Expiry: 100}
 					told := make(recorder, 100)
 					sub, pub := &Client{Handler: told}, &Client{Handler: make(recorder, 100)}
