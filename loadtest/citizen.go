@@ -233,6 +233,16 @@ func (c *citizen) drop() {
 	}
 }
 
+// renew gives up the connection for another one.
+func (c *citizen) renew() {
+	c.Lock()
+	defer c.Unlock()
+	if c.up != 0 {
+		c.state = away
+		c.Abort()
+	}
+}
+
 // finish notes that the citizen has lived all its lives.
 func (c *citizen) finish() {
 	if !c.done {

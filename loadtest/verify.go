@@ -219,6 +219,7 @@ func (v *verification) fault(e fault.Event) {
 func (v *verification) settle(most time.Duration) {
 	end := pace.Now() + int64(most)
 	lull := pace.Now() // since when nothing has come, though everybody was there
+	fetched := false
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for pace.Now() < end && !v.complete() {
@@ -226,9 +227,31 @@ func (v *verification) settle(most time.Duration) {
 		if !v.present() {
 			lull = pace.Now()
 		} else if pace.Now()-lull > int64(verifyLull) {
-			return
+			if fetched {
+				return
+			}
+			fetched, lull = true, pace.Now()
+			v.fetch()
 		}
 		<-tick.C
+	}
+}
+
+// fetch has those come back by another connection who miss something: one may be dead without its client knowing yet, as QUIC's is for half a
+// minute when an edge was killed, and its messages wait at the broker.
+func (v *verification) fetch() {
+	for _, g := range v.groups {
+		missing := map[*ledger.Stream]bool{}
+		g.books.Settle(pace.Now(), func(s *ledger.Stream, c ledger.Counts) {
+			if c.Lost > 0 {
+				missing[s] = true
+			}
+		})
+		for _, c := range g.citizens {
+			if missing[c.stream.Stream] {
+				c.renew()
+			}
+		}
 	}
 }
 
