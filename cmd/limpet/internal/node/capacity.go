@@ -19,7 +19,8 @@ type capacity struct {
 	advice string // where there is something to be set right; else ""
 }
 
-// capacityOf is the configured bound or, for 0, what the descriptor limit allows: two descriptors a session, and some for ourselves.
+// capacityOf is the configured bound, or what the descriptor limit allows if that is less or none is configured: two descriptors a session,
+// and some for ourselves, so that the admin address answers on an edge that is full.
 func capacityOf(configured, descriptors int) (capacity, error) {
 	room := (descriptors - reservedDescriptors) / 2
 	switch {
@@ -27,12 +28,14 @@ func capacityOf(configured, descriptors int) (capacity, error) {
 		return capacity{}, fmt.Errorf("the descriptor limit is %d, of which an edge needs %d for itself and two per client: raise it (ulimit -n, LimitNOFILE= of systemd)",
 			descriptors, reservedDescriptors)
 	case configured > 0:
-		c := capacity{most: configured, origin: "limits.connections"}
 		if descriptors > 0 && room < configured {
-			c.advice = fmt.Sprintf("limits.connections is %d, but the descriptor limit of %d ends at %d clients: raise it (ulimit -n, LimitNOFILE= of systemd)",
-				configured, descriptors, room)
+			return capacity{
+				most: room, origin: fmt.Sprintf("descriptor limit %d", descriptors),
+				advice: fmt.Sprintf("limits.connections is %d, but the descriptor limit of %d allows %d clients only: raise it (ulimit -n, LimitNOFILE= of systemd)",
+					configured, descriptors, room),
+			}, nil
 		}
-		return c, nil
+		return capacity{most: configured, origin: "limits.connections"}, nil
 	case descriptors > 0:
 		c := capacity{most: room, origin: fmt.Sprintf("descriptor limit %d", descriptors)}
 		if room < fewClients {

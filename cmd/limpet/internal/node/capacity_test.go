@@ -18,7 +18,7 @@ func TestCapacity(t *testing.T) {
 		{0, 258, 1, "descriptor limit 258", "allows 1 clients only"},
 		{500, 0, 500, "limits.connections", ""},
 		{500, 1 << 20, 500, "limits.connections", ""},
-		{500, 1024, 500, "limits.connections", "ends at 384 clients"},
+		{500, 1024, 384, "descriptor limit 1024", "is 500, but the descriptor limit of 1024 allows 384 clients only"},
 	} {
 		got, err := capacityOf(c.configured, c.descriptors)
 		if err != nil || got.most != c.most || got.origin != c.origin || !strings.Contains(got.advice, c.advice) || (c.advice == "") != (got.advice == "") {
