@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/limpet-mesh/limpet/loadtest/fault"
+	"github.com/limpet-mesh/limpet/loadtest/near"
 	"github.com/limpet-mesh/limpet/loadtest/pace"
 	"github.com/limpet-mesh/limpet/loadtest/wire"
 )
@@ -103,7 +104,7 @@ func oneOf(field, s string, set ...string) error {
 		return nil
 	}
 	set = slices.DeleteFunc(set, func(s string) bool { return s == "" })
-	return planError(field, "expected %s, found %q%s", among(set), s, meant(s, set))
+	return planError(field, "expected %s, found %q%s", near.Among(set), s, near.Meant(s, set))
 }
 
 // notNegative checks pairs of a field and its duration.

@@ -120,18 +120,6 @@ func TestEveryErrorHasItsWord(t *testing.T) {
 	}
 }
 
-func TestNearest(t *testing.T) {
-	set := []string{"random", "round-robin", "session-present"}
-	for in, want := range map[string]string{
-		"randm": "random", "RANDOM": "random", "roundrobin": "round-robin", "round": "round-robin", "session": "session-present",
-		"x": "", "": "", "entirely else": "", strings.Repeat("r", 100): "",
-	} {
-		if got := nearest(in, set); got != want {
-			t.Errorf("nearest(%q) = %q, want %q", in, got, want)
-		}
-	}
-}
-
 func TestExpand(t *testing.T) {
 	for in, want := range map[string]string{"a": "a", "%i": "7", "%c/%i": "id/7", "%%i": "%i", "%x%": "%x%", "": ""} {
 		if got := expand(in, 7, "id"); got != want {

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/limpet-mesh/limpet/loadtest/near"
 )
 
 // ScenarioError is one mistake in a scenario and where it is.
@@ -69,7 +71,7 @@ func ReadPlan(name string, r io.Reader, complete func(*Plan) error) (*Plan, erro
 	if root.kind == mapping {
 		d.value(root, reflect.ValueOf(plan).Elem(), "")
 	} else {
-		d.fail(root.pos, "", "expected a mapping with %s, found %s", among(names(reflect.TypeFor[Plan]())), found(root))
+		d.fail(root.pos, "", "expected a mapping with %s, found %s", near.Among(names(reflect.TypeFor[Plan]())), found(root))
 	}
 	if len(d.mistakes) == 0 {
 		if complete != nil {
@@ -167,7 +169,7 @@ func (d *decoder) mapping(n *node, v reflect.Value, field string) {
 		return
 	case mapping:
 	default:
-		d.fail(n.pos, field, "expected a mapping with %s, found %s", among(known), found(n))
+		d.fail(n.pos, field, "expected a mapping with %s, found %s", near.Among(known), found(n))
 		return
 	}
 	first := map[string]Pos{}
@@ -178,9 +180,9 @@ func (d *decoder) mapping(n *node, v reflect.Value, field string) {
 		}
 		target, ok := member(v, f.name)
 		if !ok {
-			hint := meant(f.name, known)
+			hint := near.Meant(f.name, known)
 			if hint == "" {
-				hint = ": expected " + among(known)
+				hint = ": expected " + near.Among(known)
 			}
 			d.fail(f.pos, clip(path), "unknown field%s", hint)
 			continue

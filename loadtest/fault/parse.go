@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/limpet-mesh/limpet/loadtest/near"
 )
 
 // The bounds of a line.
@@ -227,7 +229,7 @@ func (p *parser) object() error {
 		return t.expected("broker, edge, etcd or nats after random", said(kinds[:4], true)...)
 	case !ok || t.kind != bare:
 		err := t.expected("a target ("+strings.Join(said(kinds, false), ", ")+" or random)", append(said(kinds, true), randoms...)...)
-		if t.kind == bare && (strings.HasPrefix(t.text, "b") || strings.HasPrefix(t.text, "e")) && nearest(t.text, said(kinds, true)) == "" && validName(t.text) {
+		if t.kind == bare && (strings.HasPrefix(t.text, "b") || strings.HasPrefix(t.text, "e")) && near.Of(t.text, said(kinds, true)) == "" && validName(t.text) {
 			guess := Broker
 			if t.text[0] == 'e' {
 				guess = Edge

@@ -151,18 +151,6 @@ func TestFaultAsText(t *testing.T) {
 	}
 }
 
-func TestNearest(t *testing.T) {
-	set := []string{"kill", "freeze", "at", "broker"}
-	for word, want := range map[string]string{
-		"kil": "kill", "klil": "kill", "Kill": "kill", "frieze": "freeze", "fr": "", "ta": "at", "brokers": "broker", "b": "",
-		"": "", "entirely": "", strings.Repeat("kill", 100): "",
-	} {
-		if got := nearest(word, set); got != want {
-			t.Errorf("%q: %q, want %q", word, got, want)
-		}
-	}
-}
-
 // What is read is written so that it is read again alike; what is not read is told with a column on the line.
 func FuzzParse(f *testing.F) {
 	for _, line := range []string{

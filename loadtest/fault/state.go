@@ -8,6 +8,8 @@ import (
 	"os"
 	"strconv"
 	"strings"
+
+	"github.com/limpet-mesh/limpet/loadtest/near"
 )
 
 // maxState bounds a state file: thousands of processes.
@@ -151,7 +153,7 @@ func (s *State) find(t Target) (part, error) {
 	default:
 		hint := ""
 		if len(t.Name) > 3 { // any two of b1, b2, b3 resemble each other
-			hint = meant(t.Name, names)
+			hint = near.Meant(t.Name, names)
 		}
 		return part{}, fmt.Errorf("%w: %s: the state file names %s%s", ErrTarget, t, strings.Join(names, ", "), hint)
 	}

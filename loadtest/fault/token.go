@@ -6,6 +6,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/limpet-mesh/limpet/loadtest/near"
 )
 
 type tokenKind uint8
@@ -44,7 +46,7 @@ func (t token) fail(format string, a ...any) *SyntaxError {
 func (t token) expected(what string, known ...string) *SyntaxError {
 	hint := ""
 	if t.kind == bare {
-		hint = meant(t.text, known)
+		hint = near.Meant(t.text, known)
 	}
 	return t.fail("expected %s, found %s%s", what, t, hint)
 }

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/limpet-mesh/limpet/loadtest/near"
 )
 
 // name is what an assertion speaks of.
@@ -176,8 +178,8 @@ func parseName(text string) (name, error) {
 			return name{text, duration, measured(func(h *Histogram) float64 { return micros(h.Percentile(p)) })}, nil
 		}
 	}
-	if near, ok := nearest(text); ok {
-		return name{}, fmt.Errorf("unknown name %q: did you mean %q?", text, near)
+	if word, ok := nearest(text); ok {
+		return name{}, fmt.Errorf("unknown name %q: did you mean %q?", text, word)
 	}
 	return name{}, fmt.Errorf("unknown name %q; there are %s", text, strings.Join(families(), ", "))
 }
@@ -207,7 +209,7 @@ func nearest(text string) (string, bool) {
 	}
 	best, least := "", len(text)/3+2
 	for _, c := range candidates {
-		if d := editDistance(strings.ToLower(text), c); d < least {
+		if d := near.Distance(strings.ToLower(text), c); d < least {
 			best, least = c, d
 		}
 	}
@@ -215,25 +217,4 @@ func nearest(text string) (string, bool) {
 		best += ".p99" // a latency alone is no number
 	}
 	return best, best != ""
-}
-
-// editDistance is Levenshtein's: how many bytes must be inserted, deleted or replaced.
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j+1]+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
 }
