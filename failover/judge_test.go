@@ -2,6 +2,7 @@ package failover
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -286,5 +287,35 @@ func TestAppointed(t *testing.T) {
 	s.Edges = map[string]registry.Edge{"e1": {Leaving: true}}
 	if !appointed(s, b1, "e1") || !appointed(s, b1, "e2") {
 		t.Error("where nobody is registered, everybody probes")
+	}
+}
+
+// A verdict that does not read is written anew: as what stood before, or removed where nothing did.
+func TestTheLeaderMendsVerdicts(t *testing.T) {
+	now := time.Now()
+	down := registry.Verdict{State: registry.BrokerDown, Since: now, Reason: "r", Revision: 7}
+	m := newMonitor(Config{Edge: registry.Edge{ID: "e1"}, Settle: time.Second})
+	m.current, m.since = true, now
+	m.state = &registry.State{
+		Leader: "e1",
+		Pools:  map[string]*registry.Pool{"p": {Name: "p", Brokers: []registry.Broker{{ID: "b1"}, {ID: "b2"}}}},
+		Verdicts: map[registry.BrokerRef]registry.Verdict{
+			{Pool: "p", Broker: "b1"}: down, {Pool: "p", Broker: "b2"}: {Revision: 8},
+		},
+	}
+	if got := m.sentences(now); len(got) != 0 {
+		t.Errorf("nothing is wrong: %+v", got)
+	}
+	m.state.Unreadable = map[registry.Subject]registry.Unreadable{
+		{Kind: registry.KindVerdict, Pool: "p", Name: "b1"}: {Revision: 7}, {Kind: registry.KindVerdict, Pool: "p", Name: "b2"}: {Revision: 8},
+	}
+	first := sentence{ref: registry.BrokerRef{Pool: "p", Broker: "b1"}, verdict: down, base: 7}
+	if got := m.sentences(now); !slices.Equal(got, []sentence{first}) {
+		t.Errorf("before it may judge: %+v", got)
+	}
+	got := m.sentences(now.Add(time.Second)) // by when nobody says down
+	want := sentence{ref: registry.BrokerRef{Pool: "p", Broker: "b2"}, verdict: registry.Verdict{Revision: 8}, remove: true, base: 8}
+	if len(got) != 2 || got[0].ref != first.ref || got[0].verdict.State != registry.BrokerUp || got[1] != want {
+		t.Errorf("when it may: %+v", got)
 	}
 }

@@ -121,10 +121,12 @@ func (m *monitor) sentences(now time.Time) []sentence {
 			b := m.votes.Count(ref, now)
 			b.Complete = settled
 			v := b.Decide(stood, pool.RehomeDelay(), now)
-			if v == stood || v.State == registry.BrokerDown && !isDown(stood) && !settled {
+			// A verdict that does not read is written anew, as what stood before; if this edge has seen nothing before, once it may judge.
+			_, spoilt := s.Unreadable[registry.Subject{Kind: registry.KindVerdict, Pool: name, Name: ref.Broker}]
+			if v == stood && !spoilt || !settled && (v.State == "" || v.State == registry.BrokerDown && !isDown(stood)) {
 				continue
 			}
-			out = append(out, sentence{ref: ref, verdict: v, base: stood.Revision})
+			out = append(out, sentence{ref: ref, verdict: v, remove: v.State == "", base: stood.Revision})
 		}
 	}
 	for ref, stood := range s.Verdicts {

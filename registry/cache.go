@@ -259,7 +259,7 @@ func (c *Cache) takeChanges(b Batch) {
 	if len(b.Changes) > 0 {
 		onState, onAffinity := c.subscribers()
 		if next := c.stored.Apply(b.Changes, b.Revision); next != c.stored {
-			c.stored, c.former = next, c.former.without(b.Changes)
+			c.stored, c.former = next, c.former.without(b.Changes, next)
 			state := next.over(c.former)
 			c.state.Store(state)
 			for _, fn := range onState {
@@ -304,7 +304,7 @@ func (c *Cache) takeListing(b Batch) {
 	c.conf.Logger.Info().Int64("revision", b.Revision).Int64("affinities", next.count.Load()).Int("pools", len(state.Pools)).Msg("store listed")
 	if reset && len(state.Former) > 0 {
 		c.conf.Logger.Warn().Strs("pools", slices.Sorted(maps.Keys(state.Former))).
-			Msg("the store was reset and does not have these pools: they stand as they were, until `limpet apply` writes them")
+			Msg("the store was reset and does not have these pools: they stand as they were, until `limpet apply` writes them, or ends them with --prune")
 	}
 
 	onState, onAffinity := c.subscribers()
@@ -327,17 +327,19 @@ func (c *Cache) takeListing(b Batch) {
 
 // listState makes the State that a listing gives, of what it holds aside.
 func (c *Cache) listState(revision int64) *State {
-	before := c.stored
-	if c.stored = (&State{Revision: revision}).Apply(c.aside, revision); c.reset {
+	before, said := c.stored, c.aside
+	c.stored = (&State{Revision: revision}).Apply(said, revision)
+	if c.reset {
 		c.former = c.state.Load().former()
-	} else {
-		for name := range c.stored.Unreadable {
-			if p := before.Pools[name]; p != nil {
-				set(&c.stored.Pools, c.stored.Pools == nil, false, name, p)
-			}
-		}
+		before = &State{Admin: c.former.Admin, Pins: c.former.Pins}
 	}
-	c.former = c.former.without(c.aside)
+	for about := range c.stored.Unreadable {
+		c.stored.keep(about, before, false)
+	}
+	// Only who was here when it was said took it as being about the pools that it still knows: a backup may hold an older one.
+	known := c.revision.Load()
+	said = slices.DeleteFunc(said, func(ch Change) bool { return ch.Kind == KindPrune && (c.reset || ch.Revision <= known) })
+	c.former = c.former.without(said, c.stored)
 	return c.stored.over(c.former)
 }
 

@@ -199,20 +199,21 @@ func TestCacheKeepsPoolsThatDoNotRead(t *testing.T) {
 	bad := func(revision int64) Change {
 		return Change{Kind: KindPool, Name: "p", Revision: revision, Unreadable: "version 2"}
 	}
+	about := Subject{Kind: KindPool, Name: "p"}
 	check := func(what string, brokers int, revision int64) {
 		t.Helper()
 		st := c.State()
 		if p := st.Pools["p"]; p == nil || len(p.Brokers) != brokers || st.Pools["q"] == nil || len(st.Former) != 0 {
 			t.Fatalf("%s: pools %+v, former %v", what, st.Pools, st.Former)
 		}
-		if u, ok := st.Unreadable["p"]; ok != (revision > 0) || u.Revision != revision || ok && u.Reason != "version 2" {
+		if u, ok := st.Unreadable[about]; ok != (revision > 0) || u.Revision != revision || ok && u.Reason != "version 2" {
 			t.Errorf("%s: unreadable %+v", what, st.Unreadable)
 		}
 	}
 	first := c.State()
 	feed(t, c, Batch{Revision: 12, Changes: []Change{bad(11), poolChange("q", 12)}})
 	check("a change", 9, 11)
-	if c.State().Pools["p"] != first.Pools["p"] || len(first.Unreadable) != 0 || first.Pools["q"].Revision != 2 {
+	if first.Pools["p"].Revision != 1 || len(first.Unreadable) != 0 || first.Pools["q"].Revision != 2 {
 		t.Error("the state before was touched")
 	}
 	c.broke(fmt.Errorf("%w", ErrCompacted), false)
@@ -223,8 +224,8 @@ func TestCacheKeepsPoolsThatDoNotRead(t *testing.T) {
 	feed(t, c, Batch{Revision: 22, Changes: []Change{bad(22)}})
 	c.broke(errReset, false)
 	feed(t, c, empty(5, bad(4), poolChange("q", 3)))
-	if p := c.State().Pools["p"]; p == nil || p.Revision != 0 || c.State().Unreadable["p"].Revision != 4 {
-		t.Errorf("after a reset: %+v, %+v", p, c.State().Unreadable)
+	if st := c.State(); st.Pools["p"] == nil || st.Pools["p"].Revision != 4 || st.Unreadable[about].Revision != 4 || len(st.Former) != 0 {
+		t.Errorf("after a reset: %+v, %+v", st.Pools["p"], st)
 	}
 	feed(t, c, Batch{Revision: 6, Changes: []Change{{Kind: KindPool, Name: "p", Revision: 6, Deleted: true}}})
 	if st := c.State(); st.Pools["p"] != nil || len(st.Unreadable) != 0 {
@@ -232,8 +233,105 @@ func TestCacheKeepsPoolsThatDoNotRead(t *testing.T) {
 	}
 	c = NewCache(CacheConfig{})
 	feed(t, c, empty(5, bad(4)))
-	if st := c.State(); len(st.Pools) != 0 || st.Unreadable["p"].Revision != 4 {
+	if st := c.State(); len(st.Pools) != 0 || st.Unreadable[about].Revision != 4 {
 		t.Errorf("a cache that has seen no other: %+v", st)
+	}
+}
+
+// What operators and the leader said of brokers and keys stands too, at the revision of what does not read: a guarded write may rest on it.
+func TestCacheKeepsWordsThatDoNotRead(t *testing.T) {
+	a, b, pin := BrokerRef{"p", "b1"}, BrokerRef{"p", "b2"}, PinRef{"p", "k"}
+	admin := func(ref BrokerRef, s AdminState, revision int64) Change {
+		return Change{Kind: KindAdmin, PoolName: ref.Pool, Name: ref.Broker, Revision: revision, Admin: Admin{s, revision}}
+	}
+	bad := func(c Change, revision int64) Change {
+		return Change{Kind: c.Kind, PoolName: c.PoolName, Name: c.Name, Revision: revision, Unreadable: "version 2"}
+	}
+	down := Change{Kind: KindVerdict, PoolName: "p", Name: "b2", Revision: 3, Verdict: Verdict{State: BrokerDown, Reason: "r", Revision: 3}}
+	tied := Change{Kind: KindPin, PoolName: "p", Name: "k", Revision: 4, Broker: "b1"}
+	spoilt := []Change{bad(admin(a, "", 0), 11), bad(admin(b, "", 0), 12), bad(down, 13), bad(tied, 14)}
+	c := fed(t, 10, admin(a, AdminOut, 2), down, tied)
+	check := func(what string, out, other Admin, verdict Verdict, pinned string, unreadable int) {
+		t.Helper()
+		st := c.State()
+		if st.Admin[a] != out || st.Admin[b] != other || st.Verdicts[b] != verdict || st.Pins[pin] != pinned || len(st.Unreadable) != unreadable {
+			t.Errorf("%s: admin %+v, verdicts %+v, pins %v, unreadable %+v", what, st.Admin, st.Verdicts, st.Pins, st.Unreadable)
+		}
+	}
+	before := c.State()
+	feed(t, c, Batch{Revision: 14, Changes: spoilt})
+	check("changes", Admin{AdminOut, 11}, Admin{AdminUnknown, 12}, Verdict{State: BrokerDown, Reason: "r", Revision: 13}, "b1", 4)
+	if before.Admin[a].Revision != 2 || before.Verdicts[b].Revision != 3 || len(before.Unreadable) != 0 {
+		t.Errorf("the state before was touched: %+v", before)
+	}
+	c.broke(fmt.Errorf("%w", ErrCompacted), false)
+	feed(t, c, listing(20, append(spoilt, poolChange("p", 1))...))
+	check("a listing", Admin{AdminOut, 11}, Admin{AdminUnknown, 12}, Verdict{State: BrokerDown, Reason: "r", Revision: 13}, "b1", 4)
+
+	// A store restored from a backup in which the pool reads.
+	c.broke(errReset, false)
+	feed(t, c, empty(8, poolChange("p", 1), bad(admin(a, "", 0), 5), bad(admin(b, "", 0), 6), bad(down, 7), bad(tied, 8)))
+	check("a reset", Admin{AdminOut, 5}, Admin{AdminUnknown, 6}, Verdict{Revision: 7}, "b1", 4)
+	// One that came back empty, and in which the pool still stands as it was when somebody writes what does not read.
+	c.broke(errReset, false)
+	feed(t, c, empty(3))
+	feed(t, c, Batch{Revision: 5, Changes: []Change{bad(admin(a, "", 0), 4), bad(tied, 5)}})
+	if st := c.State(); !st.Former["p"] {
+		t.Errorf("pool p: %+v", st)
+	}
+	check("an empty store", Admin{AdminOut, 4}, Admin{State: AdminUnknown}, Verdict{}, "b1", 2)
+
+	feed(t, c, Batch{Revision: 8, Changes: []Change{
+		poolChange("p", 6), admin(a, AdminReady, 7), {Kind: KindPin, PoolName: "p", Name: "k", Revision: 8, Deleted: true},
+	}})
+	check("ones that read", Admin{AdminReady, 7}, Admin{}, Verdict{}, "", 0)
+	feed(t, c, Batch{Revision: 10, Changes: []Change{bad(admin(a, "", 0), 9), {Kind: KindAdmin, PoolName: "p", Name: "b1", Revision: 10, Deleted: true}}})
+	check("a deletion", Admin{}, Admin{}, Verdict{}, "", 0)
+
+	c = NewCache(CacheConfig{})
+	feed(t, c, empty(20, append(spoilt, poolChange("p", 1))...))
+	check("a cache that has seen no other", Admin{AdminUnknown, 11}, Admin{AdminUnknown, 12}, Verdict{Revision: 13}, "", 4)
+}
+
+// Who prunes ends the pools of a former store; not those of which this one has a value that does not read, and not by a word out of a backup.
+func TestCachePrunes(t *testing.T) {
+	c := fed(t, 10, poolChange("q", 2), poolChange("r", 3))
+	c.broke(errReset, false)
+	feed(t, c, empty(6, Change{Kind: KindPrune, Revision: 6}))
+	if st := c.State(); len(st.Former) != 3 {
+		t.Fatalf("pruned by a listing of a store that was not known: %+v", st)
+	}
+	again := func(revision int64, changes ...Change) {
+		t.Helper()
+		c.broke(fmt.Errorf("%w", ErrCompacted), false)
+		feed(t, c, empty(revision, changes...))
+	}
+	again(7, Change{Kind: KindPrune, Revision: 6})
+	if st := c.State(); len(st.Former) != 3 {
+		t.Fatalf("pruned by what had been said before: %+v", st)
+	}
+	told := 0
+	c.OnState(func(*State) { told++ })
+	feed(t, c, Batch{Revision: 10, Changes: []Change{
+		poolChange("p", 8), {Kind: KindPool, Name: "r", Revision: 9, Unreadable: "version 2"}, {Kind: KindPrune, Revision: 10},
+	}})
+	if st := c.State(); told != 1 || len(st.Former) != 0 || st.Pools["q"] != nil || st.Pools["p"] == nil || st.Pools["r"] == nil || st.Pools["r"].Revision != 9 {
+		t.Errorf("told %d times of %+v", told, st)
+	}
+	// The same by a listing, for who was away when it was said.
+	c.broke(errReset, false)
+	feed(t, c, empty(4, poolChange("p", 3)))
+	if st := c.State(); !st.Former["r"] || len(st.Former) != 1 {
+		t.Fatalf("after the next reset: %+v", st)
+	}
+	again(30, poolChange("p", 3), Change{Kind: KindPrune, Revision: 25})
+	if st := c.State(); len(st.Former) != 0 || len(st.Pools) != 1 || c.former != nil {
+		t.Errorf("pruned while the watch was broken: %+v", st)
+	}
+	// Where nothing is kept there is nothing to end.
+	feed(t, c, Batch{Revision: 31, Changes: []Change{{Kind: KindPrune, Revision: 31}}})
+	if st := c.State(); st.Pools["p"] == nil {
+		t.Errorf("a pool that the store has: %+v", st)
 	}
 }
 

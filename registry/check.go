@@ -18,6 +18,15 @@ func CheckRef(ref BrokerRef) error {
 	return CheckName("a broker", ref.Broker)
 }
 
+// CheckAdmin returns the error of an admin state that no Store takes, since no edge would know it. None is one.
+func CheckAdmin(s AdminState) error {
+	switch s {
+	case "", AdminReady, AdminDraining, AdminOut:
+		return nil
+	}
+	return fmt.Errorf("registry: %.80q is no admin state: want %s, %s or %s", s, AdminReady, AdminDraining, AdminOut)
+}
+
 // CheckWrites returns the error of a batch that no Store takes, nil for one that it takes: see Store.Commit.
 func CheckWrites(ws []Write) error {
 	if len(ws) > MaxCommit {

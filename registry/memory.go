@@ -35,6 +35,7 @@ type Memory struct {
 	clients  int         // open ones
 
 	pools    map[string]*Pool
+	pruned   int64 // revision of the last Prune; 0: none
 	admin    map[BrokerRef]Admin
 	verdicts map[BrokerRef]Verdict
 	pins     map[PinRef]memoryPin
@@ -267,6 +268,9 @@ func (m *Memory) list() []Batch {
 	all := make([]Change, 0, len(m.records)+len(m.pools)+len(m.pins))
 	for name, p := range m.pools {
 		all = append(all, Change{Kind: KindPool, Name: name, Pool: p, Revision: p.Revision})
+	}
+	if m.pruned != 0 {
+		all = append(all, Change{Kind: KindPrune, Revision: m.pruned})
 	}
 	for ref, a := range m.admin {
 		all = append(all, Change{Kind: KindAdmin, PoolName: ref.Pool, Name: ref.Broker, Admin: a, Revision: a.Revision})

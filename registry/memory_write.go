@@ -124,6 +124,16 @@ func (c *memoryClient) DeletePool(ctx context.Context, name string, guard int64)
 	return nil
 }
 
+func (c *memoryClient) Prune(ctx context.Context) error {
+	if err := c.enter(ctx); err != nil {
+		return err
+	}
+	defer c.mem.mu.Unlock()
+	c.mem.publish(Change{Kind: KindPrune})
+	c.mem.pruned = c.mem.revision
+	return nil
+}
+
 func (m *Memory) poolGuard(name string, guard int64) error {
 	var revision int64
 	if p := m.pools[name]; p != nil {
@@ -137,6 +147,9 @@ func (m *Memory) poolGuard(name string, guard int64) error {
 
 func (c *memoryClient) SetAdmin(ctx context.Context, ref BrokerRef, s AdminState) error {
 	if err := CheckRef(ref); err != nil {
+		return err
+	}
+	if err := CheckAdmin(s); err != nil {
 		return err
 	}
 	if err := c.enter(ctx); err != nil {

@@ -144,6 +144,9 @@ const (
 	AdminReady    AdminState = "ready"
 	AdminDraining AdminState = "draining" // serves the keys it has, gets no new ones
 	AdminOut      AdminState = "out"      // serves nobody
+	// AdminUnknown is that of a broker whose stored state does not read, where none that did was ever seen. It serves as
+	// AdminDraining does, since it may be anything, and nothing is done on a guess. It is never stored.
+	AdminUnknown AdminState = "unknown"
 
 	BrokerUp   BrokerState = "up"   // also the state of a broker without a verdict
 	BrokerDown BrokerState = "down" // closed at every edge; recorded keys wait for it
@@ -229,6 +232,7 @@ const (
 	KindEdge                     // Change.Name = edge
 	KindHealth                   // Change.Name = edge
 	KindLeader                   // Change.Name = edge that leads; deleted: the edge that leads no longer, or "" if not known
+	KindPrune                    // no fields: Store.Prune was called
 )
 
 // Change is one key's new value (or its end) in the store. Only the field of its Kind is set;
@@ -240,7 +244,8 @@ type Change struct {
 	Name     string // key, pool, broker or edge
 	Deleted  bool
 	Revision int64
-	// Unreadable says why the value of a pool (KindPool alone) does not read: there is one, and what was known before stands.
+	// Unreadable says where the value is and why it does not read: there is one, and what was known before stands. Only of what an
+	// operator or the leader wrote (KindPool, KindAdmin, KindVerdict, KindPin).
 	Unreadable string
 
 	Affinity Affinity
@@ -264,10 +269,12 @@ type State struct {
 	Health   map[string]Health // by edge
 	Leader   string            // edge id, "" = none known
 
-	// Unreadable are pools whose stored value does not read. Pools has the last that did, if this edge has seen one.
-	Unreadable map[string]Unreadable
+	// Unreadable is what is stored and does not read. The maps above have the last value that did, at the revision of the one that
+	// does not; where this edge has seen none, no pool and no pin, AdminUnknown, and a Verdict without a State.
+	Unreadable map[Subject]Unreadable
 	// Former are those of Pools that this store does not have: a store that it replaced did, and an empty store is no reason to close
-	// anybody. Their Revision is 0, as is that of their Admin. They stand until the store says something about the pool.
+	// anybody. Their Revision is 0, as is that of their Admin. They stand until the store says something about the pool, or
+	// Store.Prune is called.
 	Former map[string]bool
 }
 
@@ -275,6 +282,12 @@ type State struct {
 type Unreadable struct {
 	Revision int64 // mod revision: the guard to replace it with
 	Reason   string
+}
+
+// Subject names what a Change is about.
+type Subject struct {
+	Kind       Kind
+	Pool, Name string // Change.PoolName, Change.Name
 }
 
 // PinRef names a key of a pool.

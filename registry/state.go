@@ -1,36 +1,45 @@
 package registry
 
-import "maps"
+import (
+	"cmp"
+	"maps"
+)
 
 // Apply returns the state after changes, which bring it to revision. s is not touched, and the maps that no change
 // concerns are shared with it. Affinities are none of a State's business: they are skipped.
-// If nothing but the revision would differ, s itself is returned, so that a pointer tells whether routing must look anew.
+// If nothing but the revision would differ, s itself is returned, so that a pointer tells whether routing must look anew; after a
+// KindPrune too it should, since a Cache then ends State.Former.
 // A nil s is the empty state.
 func (s *State) Apply(changes []Change, revision int64) *State {
 	var next State
 	if s != nil {
 		next = *s
 	}
-	var fresh [KindLeader + 1]bool // kinds whose map is already next's own
+	var fresh [KindPrune + 1]bool // kinds whose map is already next's own; 0: Unreadable
 	touched := s == nil
 	for i := range changes {
 		c := &changes[i]
-		if c.Kind == KindAffinity || c.Kind == 0 || c.Kind > KindLeader {
+		if c.Kind == KindAffinity || c.Kind == 0 || c.Kind > KindPrune {
 			continue
 		}
 		touched = true
+		ref := BrokerRef{Pool: c.PoolName, Broker: c.Name}
+		about := Subject{c.Kind, c.PoolName, c.Name}
+		if _, was := next.Unreadable[about]; was || c.Unreadable != "" {
+			set(&next.Unreadable, !fresh[0], c.Unreadable == "", about, Unreadable{c.Revision, c.Unreadable})
+			fresh[0] = true
+		}
+		if c.Unreadable != "" {
+			if next.keep(about, &next, !fresh[c.Kind]) {
+				fresh[c.Kind] = true
+			}
+			continue
+		}
 		first := !fresh[c.Kind]
 		fresh[c.Kind] = true
-		ref := BrokerRef{Pool: c.PoolName, Broker: c.Name}
 		switch c.Kind {
 		case KindPool:
-			unreadable := c.Unreadable != ""
-			if unreadable || next.Unreadable != nil {
-				set(&next.Unreadable, true, !unreadable, c.Name, Unreadable{c.Revision, c.Unreadable})
-			}
-			if fresh[c.Kind] = !first || !unreadable; !unreadable { // else the pool stands as it was
-				set(&next.Pools, first, c.Deleted, c.Name, c.Pool)
-			}
+			set(&next.Pools, first, c.Deleted, c.Name, c.Pool)
 		case KindAdmin:
 			set(&next.Admin, first, c.Deleted, ref, c.Admin)
 		case KindVerdict:
@@ -57,6 +66,36 @@ func (s *State) Apply(changes []Change, revision int64) *State {
 	return &next
 }
 
+// keep has what before knew of something that does not read stand in s, at the revision of what does not read: so a guarded write
+// may rest on it until something else is stored. first is set's; keep reports whether it called that.
+func (s *State) keep(about Subject, before *State, first bool) bool {
+	ref, revision := BrokerRef{about.Pool, about.Name}, s.Unreadable[about].Revision
+	switch about.Kind {
+	case KindPool:
+		p := before.Pools[about.Name]
+		if p == nil {
+			return false
+		}
+		kept := *p
+		kept.Revision = revision
+		set(&s.Pools, first, false, about.Name, &kept)
+	case KindAdmin:
+		set(&s.Admin, first, false, ref, Admin{cmp.Or(before.Admin[ref].State, AdminUnknown), revision})
+	case KindVerdict:
+		v := before.Verdicts[ref]
+		v.Revision = revision
+		set(&s.Verdicts, first, false, ref, v)
+	case KindPin:
+		pin := PinRef{about.Pool, about.Name}
+		broker, pinned := before.Pins[pin]
+		if !pinned {
+			return false
+		}
+		set(&s.Pins, first, false, pin, broker)
+	}
+	return true
+}
+
 // former returns the configuration in s, as what stands where a store that has replaced this one says nothing. Revisions of one
 // store mean nothing in another: there these pools are absent.
 func (s *State) former() *State {
@@ -72,21 +111,30 @@ func (s *State) former() *State {
 	return f
 }
 
-// without returns s without the pools that the store has said something about, by changes; nil if none is left, or s is.
-func (s *State) without(changes []Change) *State {
+// without returns s without the pools that the store has said something about, by changes that brought it to stored; nil if none is
+// left, or s is. What does not read says nothing.
+func (s *State) without(changes []Change, stored *State) *State {
 	if s == nil {
 		return nil
 	}
 	next := s
-	for i := range changes {
-		c := &changes[i]
-		if c.Kind != KindPool || c.Unreadable != "" || next.Pools[c.Name] == nil {
-			continue
-		}
+	end := func(name string) {
 		if next == s {
 			next = &State{Pools: maps.Clone(s.Pools), Admin: s.Admin, Pins: s.Pins}
 		}
-		delete(next.Pools, c.Name)
+		delete(next.Pools, name)
+	}
+	for i := range changes {
+		switch c := &changes[i]; {
+		case c.Kind == KindPool && c.Unreadable == "" && next.Pools[c.Name] != nil:
+			end(c.Name)
+		case c.Kind == KindPrune:
+			for name := range next.Pools {
+				if _, spoilt := stored.Unreadable[Subject{Kind: KindPool, Name: name}]; !spoilt {
+					end(name)
+				}
+			}
+		}
 	}
 	if len(next.Pools) == 0 {
 		return nil
@@ -104,8 +152,14 @@ func (s *State) over(former *State) *State {
 	if next.Pools = maps.Clone(s.Pools); next.Pools == nil {
 		next.Pools = make(map[string]*Pool, len(former.Pools))
 	}
+	stands := func(pool string) bool { return former.Pools[pool] != nil && s.Pools[pool] == nil }
 	for name, p := range former.Pools {
-		if next.Pools[name] == nil {
+		if !stands(name) {
+			continue
+		}
+		if about := (Subject{Kind: KindPool, Name: name}); s.Unreadable[about] != (Unreadable{}) {
+			next.keep(about, former, false)
+		} else {
 			next.Pools[name], next.Former[name] = p, true
 		}
 	}
@@ -113,15 +167,15 @@ func (s *State) over(former *State) *State {
 		next.Admin = make(map[BrokerRef]Admin)
 	}
 	for ref, a := range former.Admin {
-		if _, said := next.Admin[ref]; !said && next.Former[ref.Pool] {
-			next.Admin[ref] = a
+		if now, said := next.Admin[ref]; (!said || now.State == AdminUnknown) && stands(ref.Pool) {
+			next.Admin[ref] = Admin{a.State, now.Revision}
 		}
 	}
 	if next.Pins = maps.Clone(s.Pins); next.Pins == nil {
 		next.Pins = make(map[PinRef]string)
 	}
 	for ref, broker := range former.Pins {
-		if _, said := next.Pins[ref]; !said && next.Former[ref.Pool] {
+		if _, said := next.Pins[ref]; !said && stands(ref.Pool) {
 			next.Pins[ref] = broker
 		}
 	}
@@ -130,7 +184,7 @@ func (s *State) over(former *State) *State {
 
 // set writes one entry of a map that may be shared: the first time, the map is copied.
 func set[K comparable, V any](m *map[K]V, first, deleted bool, k K, v V) {
-	if first {
+	if first || *m == nil {
 		if *m = maps.Clone(*m); *m == nil {
 			*m = make(map[K]V)
 		}

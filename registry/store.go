@@ -33,7 +33,10 @@ type Store interface {
 	PutPool(ctx context.Context, p *Pool, guard int64) error
 	// DeletePool removes a pool's configuration, guarded likewise.
 	DeletePool(ctx context.Context, name string, guard int64) error
-	// SetAdmin records what the operator wants of a broker; state "" forgets it.
+	// Prune says that the pools which this store holds are all there are. Who still knows others, of a store that this one replaced
+	// (State.Former), ends them once the watch has told of it (KindPrune). A listing tells of the last one.
+	Prune(ctx context.Context) error
+	// SetAdmin records what the operator wants of a broker: AdminReady, AdminDraining or AdminOut; state "" forgets it.
 	SetAdmin(ctx context.Context, ref BrokerRef, s AdminState) error
 	// SetPin ties a key to a broker; broker "" unties it.
 	SetPin(ctx context.Context, ref PinRef, broker string) error

@@ -89,6 +89,14 @@ func TestRouteOrder(t *testing.T) {
 			want: want{broker: second, why: WhyPlacement},
 		},
 		{
+			name: "new key, first choice unknown", change: func(s *registry.State) { admin(s, first, registry.AdminUnknown) },
+			want: want{broker: second, why: WhyPlacement},
+		},
+		{
+			name: "recorded, unknown", record: third, change: func(s *registry.State) { admin(s, third, registry.AdminUnknown) },
+			want: want{broker: third, why: WhyAffinity},
+		},
+		{
 			name: "new key, first choice out", change: func(s *registry.State) { admin(s, first, registry.AdminOut) },
 			want: want{broker: second, why: WhyPlacement},
 		},

@@ -79,17 +79,18 @@ func newPool(s *registry.State, name string, config *registry.Pool) *pool {
 	return p
 }
 
-// stands: what an operator took out is gone whatever its health; then health counts, then draining.
+// stands: what an operator took out is gone whatever its health; then health counts, then draining, which is also what a state that
+// nobody here knows comes to (registry.AdminUnknown).
 func stands(a registry.AdminState, v registry.BrokerState) standing {
 	switch {
 	case a == registry.AdminOut || v == registry.BrokerLost:
 		return gone
 	case v == registry.BrokerDown:
 		return waiting
-	case a == registry.AdminDraining:
-		return draining
+	case a == "" || a == registry.AdminReady:
+		return serving
 	}
-	return serving
+	return draining
 }
 
 // Revision is that of the State which the View shows.

@@ -55,7 +55,7 @@ func (s *Store) found(res *clientv3.GetResponse, key string) registry.Affinity {
 		err = errName
 	}
 	if err != nil {
-		s.ignore(res.Kvs[0], err)
+		s.ignore(res.Kvs[0], err, false)
 		a = registry.Affinity{}
 	}
 	a.Revision = res.Kvs[0].ModRevision

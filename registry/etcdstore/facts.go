@@ -38,6 +38,11 @@ func (s *Store) DeletePool(ctx context.Context, name string, guard int64) error 
 	return s.guarded(ctx, "delete pool "+name, key, guard, clientv3.OpDelete(key))
 }
 
+// Prune says that there are no other pools than those that are stored: its key is written anew, whatever it held.
+func (s *Store) Prune(ctx context.Context) error {
+	return s.do(ctx, "prune", clientv3.OpPut(s.keys.prune(), string(wire.AppendPrune(nil))))
+}
+
 // guarded does op if the key is at revision guard.
 func (s *Store) guarded(ctx context.Context, doing, key string, guard int64, op clientv3.Op) error {
 	c, err := s.writer(ctx)
@@ -57,6 +62,9 @@ func (s *Store) guarded(ctx context.Context, doing, key string, guard int64, op 
 // SetAdmin records what the operator wants of a broker.
 func (s *Store) SetAdmin(ctx context.Context, ref registry.BrokerRef, state registry.AdminState) error {
 	if err := registry.CheckRef(ref); err != nil {
+		return err
+	}
+	if err := registry.CheckAdmin(state); err != nil {
 		return err
 	}
 	op := clientv3.OpDelete(s.keys.admin(ref))

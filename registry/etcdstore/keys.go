@@ -18,6 +18,7 @@ import (
 //	              /edges/<edge>             who is there, on the edge's session lease
 //	              /health/<edge>            what it thinks of the brokers, likewise
 //	              /pools/<pool>             configuration
+//	              /pruned                   written where no other pools shall be
 //	              /brokers/<pool>/<broker>  what the operator wants of it
 //	              /verdicts/<pool>/<broker> what the leader found about it
 //	              /affinity/<pool>/<key>    where a key belongs, on bucket leases
@@ -34,6 +35,7 @@ const (
 	edgeDir       = "edges/"
 	healthDir     = "health/"
 	poolDir       = "pools/"
+	pruneKey      = "pruned"
 	adminDir      = "brokers/"
 	verdictDir    = "verdicts/"
 	affinityDir   = "affinity/"
@@ -55,6 +57,7 @@ func (k keyspace) leader() string              { return string(k) + leaderKey }
 func (k keyspace) edge(id string) string       { return string(k) + edgeDir + id }
 func (k keyspace) health(edge string) string   { return string(k) + healthDir + edge }
 func (k keyspace) pool(name string) string     { return string(k) + poolDir + name }
+func (k keyspace) prune() string               { return string(k) + pruneKey }
 func (k keyspace) pin(pool, key string) string { return string(k) + pinDir + pool + "/" + escape(key) }
 
 func (k keyspace) admin(ref registry.BrokerRef) string {
@@ -191,6 +194,8 @@ func (k keyspace) parse(key []byte, names *wire.Decoder) (p place, ok bool) {
 		return place{schema: true}, true
 	case leaderKey:
 		return place{kind: registry.KindLeader}, true
+	case pruneKey:
+		return place{kind: registry.KindPrune}, true
 	}
 	slash := bytes.IndexByte(rest, '/') + 1
 	dir, rest := rest[:slash], rest[slash:]

@@ -52,6 +52,7 @@ func TestParse(t *testing.T) {
 	}{
 		{k.schema(), place{schema: true}},
 		{k.leader(), place{kind: registry.KindLeader}},
+		{k.prune(), place{kind: registry.KindPrune}},
 		{k.pool("p"), place{kind: registry.KindPool, name: "p"}},
 		{k.admin(ref), place{kind: registry.KindAdmin, pool: "p", name: "b"}},
 		{k.verdict(ref), place{kind: registry.KindVerdict, pool: "p", name: "b"}},
@@ -71,7 +72,7 @@ func TestParse(t *testing.T) {
 		}
 	}
 	for _, key := range []string{
-		"", "/limpet/m", "/limpet/m2/leader", "/limpet/m/", "/limpet/m/leaders", "/limpet/m/leader/x", "/limpet/m/pools/", "/limpet/m/pools/A",
+		"", "/limpet/m", "/limpet/m2/leader", "/limpet/m/", "/limpet/m/leaders", "/limpet/m/leader/x", "/limpet/m/pruned/x", "/limpet/m/pools/", "/limpet/m/pools/A",
 		"/limpet/m/pools/p/q", "/limpet/m/brokers/p", "/limpet/m/brokers/p/", "/limpet/m/brokers/p/b/c", "/limpet/m/affinity/p",
 		"/limpet/m/affinity/P/k", "/limpet/m/affinity/p/a/b", "/limpet/m/affinity/p/%41", "/limpet/m/affinity/p/~00", "/limpet/m/unknown/x",
 	} {

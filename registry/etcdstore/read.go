@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -35,13 +34,12 @@ func (r *reader) listed(kvs []*mvccpb.KeyValue) ([]registry.Change, error) {
 			continue
 		}
 		if !ok {
-			r.store.ignore(kv, errForeign)
+			r.store.ignore(kv, errForeign, false)
 			continue
 		}
 		c := p.change(kv.ModRevision)
 		if err := r.value(&c, p, kv.Value); err != nil {
-			r.store.ignore(kv, err)
-			if c, ok = p.unreadable(kv.ModRevision, err); !ok {
+			if c, ok = r.spoilt(p, kv, err); !ok {
 				continue
 			}
 		}
@@ -50,9 +48,9 @@ func (r *reader) listed(kvs []*mvccpb.KeyValue) ([]registry.Change, error) {
 	return changes, nil
 }
 
-// followed turns whole transactions into changes. A value that does not read ends what was there before: so a reader who
-// saw that, and one who lists only now, know the same. Only of a pool it is told as what it is: without its pool an edge would
-// close all clients.
+// followed turns whole transactions into changes. What an operator or the leader wrote and does not read is told as that: no
+// misreading undoes a word of theirs. Any other value that does not read ends what was there before: so a reader who saw that, and
+// one who lists only now, know the same.
 func (r *reader) followed(ctx context.Context, events []*clientv3.Event) ([]registry.Change, error) {
 	changes := make([]registry.Change, 0, len(events))
 	var nameless []ended
@@ -69,7 +67,7 @@ func (r *reader) followed(ctx context.Context, events []*clientv3.Event) ([]regi
 		}
 		if !ok {
 			if put {
-				r.store.ignore(ev.Kv, errForeign)
+				r.store.ignore(ev.Kv, errForeign, false)
 			}
 			continue
 		}
@@ -77,12 +75,13 @@ func (r *reader) followed(ctx context.Context, events []*clientv3.Event) ([]regi
 		c.Deleted = !put
 		if put {
 			if err := r.value(&c, p, ev.Kv.Value); err != nil {
-				r.store.ignore(ev.Kv, err)
-				if c, ok = p.unreadable(ev.Kv.ModRevision, err); !ok {
-					c = p.change(ev.Kv.ModRevision)
+				if c, ok = r.spoilt(p, ev.Kv, err); !ok {
 					c.Deleted = true
 				}
 			}
+		}
+		if c.Deleted && p.kind == registry.KindPrune {
+			continue // what was said was heard
 		}
 		if c.Deleted && p.hash != "" {
 			nameless = append(nameless, ended{key: string(ev.Kv.Key), place: p, index: len(changes)})
@@ -146,11 +145,18 @@ func (p place) change(revision int64) registry.Change {
 	return registry.Change{Kind: p.kind, PoolName: p.pool, Name: p.name, Revision: revision}
 }
 
-// unreadable is what is told of a value that does not read: of a pool, that it does not; of everything else, nothing.
-func (p place) unreadable(revision int64, err error) (c registry.Change, ok bool) {
-	c = p.change(revision)
-	c.Unreadable = err.Error()
-	return c, p.kind == registry.KindPool
+// spoilt counts a value that does not read, and reports whether that is told (else nothing is): of what an operator or the leader
+// wrote. Not of a pin whose key only the value would have named.
+func (r *reader) spoilt(p place, kv *mvccpb.KeyValue, err error) (c registry.Change, told bool) {
+	c = p.change(kv.ModRevision)
+	switch p.kind {
+	case registry.KindPool, registry.KindAdmin, registry.KindVerdict, registry.KindPin:
+		if told = p.hash == ""; told {
+			c.Unreadable = fmt.Sprintf("%s: %s", kv.Key, err)
+		}
+	}
+	r.store.ignore(kv, err, told)
+	return c, told
 }
 
 var (
@@ -187,6 +193,8 @@ func (r *reader) value(c *registry.Change, p place, v []byte) error {
 		c.Health.Edge = p.name
 	case registry.KindLeader:
 		c.Name, err = d.Leader(v)
+	case registry.KindPrune:
+		err = d.Prune(v)
 	default:
 		err = fmt.Errorf("etcdstore: kind %d", p.kind)
 	}
@@ -203,14 +211,18 @@ func (r *reader) value(c *registry.Change, p place, v []byte) error {
 	return nil
 }
 
-// ignore counts what does not read, and tells of it: of each pool, and of the rest now and then.
-func (s *Store) ignore(kv *mvccpb.KeyValue, err error) {
+// ignore counts what does not read, and tells of it: always if what was known before stands, else now and then.
+func (s *Store) ignore(kv *mvccpb.KeyValue, err error, stands bool) {
 	n, now := s.ignored.Add(1), time.Now().Unix()
-	if told := s.told.Load(); !strings.HasPrefix(string(kv.Key), string(s.keys)+poolDir) && (now-told < ignoredEvery || !s.told.CompareAndSwap(told, now)) {
+	if told := s.told.Load(); !stands && (now-told < ignoredEvery || !s.told.CompareAndSwap(told, now)) {
 		return
 	}
-	s.log.Warn().Err(err).Str("key", fmt.Sprintf("%.200q", kv.Key)).Int64("revision", kv.ModRevision).Uint64("so_far", n).
-		Msg("a key of the store does not read and is ignored: a later limpet wrote it, or no limpet")
+	msg := "a key of the store does not read and is ignored: a later limpet wrote it, or no limpet"
+	if stands {
+		msg = "a key of the store does not read: what was known of it stands (where nothing was, no pool, no pin, no verdict, and a broker that drains); " +
+			"a later limpet wrote it, or no limpet"
+	}
+	s.log.Warn().Err(err).Str("key", fmt.Sprintf("%.200q", kv.Key)).Int64("revision", kv.ModRevision).Uint64("so_far", n).Msg(msg)
 }
 
 // ignoredEvery is how often, in seconds, the log tells of keys that are ignored: strangers may have written many.

@@ -216,8 +216,9 @@ func TestForeignKeysAndValues(t *testing.T) {
 	}
 	want := map[string]bool{
 		fmt.Sprint(registry.KindAffinity, "p/good"): true, fmt.Sprint(registry.KindPin, "p/last"): true,
-		fmt.Sprint(registry.KindPool, "/p"): true,
-	} // which is told as what it is
+		// What operators and the leader wrote is told as what it is.
+		fmt.Sprint(registry.KindPool, "/p"): true, fmt.Sprint(registry.KindAdmin, "p/b1"): true, fmt.Sprint(registry.KindVerdict, "p/b1"): true,
+	}
 	if got := <-followed; !maps.Equal(got, want) {
 		t.Errorf("who followed knows %v, want %v", got, want)
 	}
@@ -269,7 +270,10 @@ func TestUnreadablePool(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := registry.Change{Kind: registry.KindPool, Name: "p", Revision: put.Header.Revision, Unreadable: "wire: unknown version 2, this program reads 1"}
+	want := registry.Change{
+		Kind: registry.KindPool, Name: "p", Revision: put.Header.Revision,
+		Unreadable: s.keys.pool("p") + ": wire: unknown version 2, this program reads 1",
+	}
 	if got := <-followed; !reflect.DeepEqual(got, want) {
 		t.Errorf("followed %+v, want %+v", got, want)
 	}
@@ -288,6 +292,85 @@ func TestUnreadablePool(t *testing.T) {
 	}
 	if err := s.PutPool(t.Context(), &registry.Pool{Name: "p"}, want.Revision); err != nil {
 		t.Errorf("replacing it: %v", err)
+	}
+}
+
+// What operators and the leader wrote is told as what does not read, each named in the log: by changes, and by listings.
+func TestUnreadableWords(t *testing.T) {
+	t.Parallel()
+	mesh := newMesh()
+	var log bytes.Buffer
+	s := open(t, shared, mesh, func(c *Config) { c.Logger = zerolog.New(&log) })
+	ref := registry.BrokerRef{Pool: "p", Broker: "b1"}
+	if err := s.SetAdmin(t.Context(), ref, registry.AdminOut); err != nil {
+		t.Fatal(err)
+	}
+	raw, state := shared.raw(t), &registry.State{}
+	long := strings.Repeat("long", 50)
+	tied := registry.PinRef{Pool: "p", Key: long}
+	for pin, broker := range map[registry.PinRef]string{{Pool: "p", Key: "k/1"}: "b1", tied: "b2"} {
+		if err := s.SetPin(t.Context(), pin, broker); err != nil {
+			t.Fatal(err)
+		}
+	}
+	spoil := func() {
+		for key, value := range map[string]string{
+			s.keys.admin(ref): "\x02out", s.keys.admin(registry.BrokerRef{Pool: "p", Broker: "b2"}): string(wire.AppendAdmin(nil, "drain")),
+			s.keys.verdict(ref): "garbage", s.keys.pin("p", "k/1"): "", s.keys.pin("p", long): "\x02",
+		} {
+			if _, err := raw.Put(t.Context(), key, value); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	err := s.Watch(within(t), 0, func(b registry.Batch) error {
+		state = state.Apply(b.Changes, b.Revision)
+		if b.Done {
+			spoil()
+		}
+		if _, tied := state.Pins[tied]; len(state.Unreadable) == 4 && !tied {
+			return errDone
+		}
+		return nil
+	})
+	if !errors.Is(err, errDone) {
+		t.Fatalf("%v; %+v", err, state)
+	}
+	if a := state.Admin[ref]; a.State != registry.AdminOut || a.Revision != state.Unreadable[registry.Subject{Kind: registry.KindAdmin, Pool: "p", Name: "b1"}].Revision {
+		t.Errorf("admin state %+v", a)
+	}
+	if a := state.Admin[registry.BrokerRef{Pool: "p", Broker: "b2"}]; a.State != registry.AdminUnknown {
+		t.Errorf("admin state %+v", a)
+	}
+	if b := state.Pins[registry.PinRef{Pool: "p", Key: "k/1"}]; b != "b1" {
+		t.Errorf("pin %q", b)
+	}
+	for about, u := range state.Unreadable {
+		if key, _, _ := strings.Cut(u.Reason, ":"); !strings.Contains(log.String(), key) {
+			t.Errorf("%+v: %+v; log:\n%s", about, u, &log)
+		}
+	}
+	listed := &registry.State{}
+	err = open(t, shared, mesh).Watch(within(t), 0, func(b registry.Batch) error {
+		if listed = listed.Apply(b.Changes, b.Revision); b.Done {
+			return errDone
+		}
+		return nil
+	})
+	if !errors.Is(err, errDone) || !maps.Equal(listed.Unreadable, state.Unreadable) {
+		t.Errorf("%v; listed %+v, followed %+v", err, listed.Unreadable, state.Unreadable)
+	}
+	if listed.Admin[ref].State != registry.AdminUnknown || len(listed.Pins) != 0 {
+		t.Errorf("listed %+v", listed)
+	}
+	// A guarded write may rest on what stands.
+	w := create("k", "b2")
+	w.Facts = []registry.Fact{
+		{Kind: registry.KindAdmin, Pool: "p", Name: "b1", Revision: state.Admin[ref].Revision},
+		{Kind: registry.KindVerdict, Pool: "p", Name: "b1", Revision: listed.Verdicts[ref].Revision},
+	}
+	if r := commit(t, s, w)[0]; r.Status != registry.Committed {
+		t.Errorf("%+v", r)
 	}
 }
 
@@ -357,6 +440,8 @@ func FuzzReader(f *testing.F) {
 	f.Add("edges/e", wire.AppendEdge(nil, registry.Edge{Version: "v"}))
 	f.Add("health/e", wire.AppendHealth(nil, registry.Health{Seq: 1}))
 	f.Add("leader", wire.AppendLeader(nil, "e"))
+	f.Add("pruned", wire.AppendPrune(nil))
+	f.Add("pruned", []byte("no"))
 	f.Add("schema", wire.AppendSchema(nil, wire.Schema{MinVersion: 1}))
 	f.Fuzz(func(t *testing.T, key string, value []byte) {
 		r := &reader{store: &Store{keys: k}}
@@ -387,6 +472,7 @@ func FuzzReader(f *testing.F) {
 			registry.KindAdmin:   k.admin(registry.BrokerRef{Pool: c.PoolName, Broker: c.Name}),
 			registry.KindVerdict: k.verdict(registry.BrokerRef{Pool: c.PoolName, Broker: c.Name}),
 			registry.KindEdge:    k.edge(c.Name), registry.KindHealth: k.health(c.Name), registry.KindLeader: k.leader(),
+			registry.KindPrune: k.prune(),
 		}[c.Kind]
 		if written != string(kv.Key) {
 			t.Fatalf("%q was read as %+v, which is written at %q", kv.Key, c, written)

@@ -218,6 +218,10 @@ func (f *Faulty) DeletePool(ctx context.Context, name string, guard int64) error
 	return f.do(ctx, "DeletePool", func() error { return f.inner.DeletePool(ctx, name, guard) })
 }
 
+func (f *Faulty) Prune(ctx context.Context) error {
+	return f.do(ctx, "Prune", func() error { return f.inner.Prune(ctx) })
+}
+
 func (f *Faulty) SetAdmin(ctx context.Context, ref registry.BrokerRef, s registry.AdminState) error {
 	return f.do(ctx, "SetAdmin", func() error { return f.inner.SetAdmin(ctx, ref, s) })
 }

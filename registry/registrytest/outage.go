@@ -36,6 +36,7 @@ var calls = []struct {
 	{"SetAdmin", func(ctx context.Context, s registry.Store) error {
 		return s.SetAdmin(ctx, registry.BrokerRef{Pool: "p", Broker: "b1"}, registry.AdminOut)
 	}},
+	{"Prune", func(ctx context.Context, s registry.Store) error { return s.Prune(ctx) }},
 	{"SetPin", func(ctx context.Context, s registry.Store) error {
 		return s.SetPin(ctx, registry.PinRef{Pool: "p", Key: "k"}, "b1")
 	}},

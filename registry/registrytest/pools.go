@@ -82,6 +82,40 @@ func testPools(t *testing.T, fx Fixture) {
 	}
 }
 
+// Who follows is told that somebody pruned, each time; who lists, of the last time.
+func testPrune(t *testing.T, fx Fixture) {
+	s, other := client(t, fx), client(t, fx)
+	if err := s.PutPool(within(t), &registry.Pool{Name: "p"}, 0); err != nil {
+		t.Fatal(err)
+	}
+	r := record(t, other, 0)
+	r.isListed(t)
+	told := func(v view) (revisions []int64) {
+		for _, c := range v.seen {
+			if c.Kind == registry.KindPrune && !c.Deleted {
+				revisions = append(revisions, c.Revision)
+			}
+		}
+		return revisions
+	}
+	var last int64
+	for n := range 2 {
+		if err := s.Prune(within(t)); err != nil {
+			t.Fatal(err)
+		}
+		r.until(t, "a prune", func(v view) bool {
+			all := told(v)
+			if len(all) == n+1 {
+				last = all[n]
+			}
+			return len(all) == n+1 && len(v.Pools) == 1
+		})
+	}
+	late := record(t, s, 0)
+	late.isListed(t)
+	late.until(t, "the last prune, listed", func(v view) bool { all := told(v); return len(all) == 1 && all[0] == last })
+}
+
 func testAdmin(t *testing.T, fx Fixture) {
 	s := client(t, fx)
 	r := record(t, s, 0)
@@ -103,6 +137,11 @@ func testAdmin(t *testing.T, fx Fixture) {
 	})
 	if err := s.SetAdmin(within(t), ref, ""); err != nil {
 		t.Errorf("forgetting what is not known: %v", err)
+	}
+	for _, state := range []registry.AdminState{"drain", "Out", registry.AdminUnknown} {
+		if err := s.SetAdmin(within(t), ref, state); err == nil || errors.Is(err, registry.ErrUnavailable) {
+			t.Errorf("a state that no edge would know, %q: %v", state, err)
+		}
 	}
 }
 

@@ -75,6 +75,7 @@ var storeTests = []storeTest{
 	{name: "WatchCompacted", alone: true, needs: func(fx Fixture) bool { return fx.Compact != nil }, verify: testWatchCompacted},
 
 	{name: "Pools", verify: testPools},
+	{name: "Prune", verify: testPrune},
 	{name: "Admin", verify: testAdmin},
 	{name: "Pins", verify: testPins},
 

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -215,10 +216,25 @@ func AppendAdmin(b []byte, s registry.AdminState) []byte {
 	return appendString(append(b, Version), 1, string(s))
 }
 
-// Admin reads what AppendAdmin wrote.
+// Admin reads what AppendAdmin wrote. A state that this program does not know is none.
 func (d *Decoder) Admin(b []byte) (registry.AdminState, error) {
 	s, _, err := d.single(b)
-	return registry.AdminState(s), err
+	if err != nil {
+		return "", err
+	}
+	if err := registry.CheckAdmin(registry.AdminState(s)); err != nil {
+		return "", fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return registry.AdminState(s), nil
+}
+
+// AppendPrune appends the value that says that there are no other pools: its version alone.
+func AppendPrune(b []byte) []byte { return append(b, Version) }
+
+// Prune reads what AppendPrune wrote.
+func (d *Decoder) Prune(b []byte) error {
+	_, err := d.open(b)
+	return err
 }
 
 // AppendPin appends a pin's broker; key as for AppendAffinity.
@@ -284,10 +300,14 @@ func (d *Decoder) Verdict(b []byte) (v registry.Verdict, err error) {
 			v.Reason = f.str()
 		}
 	}
-	if f.err == nil && v.State == "" {
-		f.err = ErrCorrupt
+	if f.err != nil {
+		return registry.Verdict{}, f.err
 	}
-	return v, f.err
+	switch v.State {
+	case registry.BrokerUp, registry.BrokerDown, registry.BrokerLost:
+		return v, nil
+	}
+	return registry.Verdict{}, fmt.Errorf("%w: %.80q is no verdict", ErrCorrupt, v.State)
 }
 
 // AppendEdge appends an edge's registration; its id is the store's key.

@@ -117,6 +117,25 @@ func TestPoolRefusesBrokersThatCannotBe(t *testing.T) {
 	}
 }
 
+// A word that this program does not know is none: what was known before must stand, not a default.
+func TestUnknownWordsDoNotRead(t *testing.T) {
+	var d Decoder
+	for _, word := range []string{"drain", "Out", "OUT", "maintenance", "unknown"} {
+		if got, err := d.Admin(AppendAdmin(nil, registry.AdminState(word))); !errors.Is(err, ErrCorrupt) || got != "" {
+			t.Errorf("admin state %q reads %q, %v", word, got, err)
+		}
+		if got, err := d.Verdict(AppendVerdict(nil, registry.Verdict{State: registry.BrokerState(word)})); !errors.Is(err, ErrCorrupt) || got.State != "" {
+			t.Errorf("verdict %q reads %+v, %v", word, got, err)
+		}
+	}
+	if err := d.Prune(AppendPrune(nil)); err != nil {
+		t.Error(err)
+	}
+	if err := d.Prune([]byte{2}); !errors.Is(err, ErrVersion) {
+		t.Errorf("a prune of version 2: %v", err)
+	}
+}
+
 func TestOtherValuesRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var d Decoder

@@ -32,8 +32,9 @@ func applyCommand() *cobra.Command {
 		Long: `Apply compares the pools of a mesh file with those in etcd, writes those that
 differ, and prints what changed. A write is guarded: if somebody else has
 written the pool meanwhile, it is read and compared again. Pools that the file
-does not have stay as they are, unless --prune is given. What operators decided
-about brokers (drain, out) is never touched.`,
+does not have stay as they are, unless --prune is given: that also ends those
+which edges have kept although etcd has lost them. What operators decided about
+brokers (drain, out) is never touched.`,
 		Example: "  limpet apply -f mesh.yaml --etcd http://127.0.0.1:2379 --diff",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -65,7 +66,7 @@ about brokers (drain, out) is never touched.`,
 	f.StringVarP(&file, "file", "f", "", "mesh `FILE`")
 	f.StringVar(&mesh, "mesh", "", "`NAME` of the mesh to write, instead of the file's")
 	f.BoolVar(&a.diff, "diff", false, "write nothing; exit 3 if something would change")
-	f.BoolVar(&a.prune, "prune", false, "delete pools that the file does not have")
+	f.BoolVar(&a.prune, "prune", false, "end pools that the file does not have")
 	etcd.register(cmd)
 	return cmd
 }
@@ -124,6 +125,12 @@ func (a *applier) apply(ctx context.Context, store registry.Store) error {
 		case err != nil:
 			return err
 		}
+		// Edges may know pools that this store never had, or has lost: only they can end them.
+		if a.prune && !a.diff {
+			if err := store.Prune(ctx); err != nil {
+				return err
+			}
+		}
 		return a.finish(plan, done)
 	}
 }
@@ -153,7 +160,7 @@ func (a *applier) plan(stored *registry.State) []*poolChange {
 		c := &poolChange{name: want.Name, want: want, stored: stored.Pools[want.Name]}
 		if c.stored != nil {
 			c.fields = fieldChanges(c.stored, want)
-		} else if u, ok := stored.Unreadable[want.Name]; ok {
+		} else if u, ok := stored.Unreadable[registry.Subject{Kind: registry.KindPool, Name: want.Name}]; ok {
 			c.spoilt = &u
 		}
 		plan = append(plan, c)
@@ -166,9 +173,9 @@ func (a *applier) plan(stored *registry.State) []*poolChange {
 			plan = append(plan, &poolChange{name: name, stored: p, kept: !a.prune})
 		}
 	}
-	for name, u := range stored.Unreadable {
-		if foreign(name) {
-			plan = append(plan, &poolChange{name: name, spoilt: &u, kept: !a.prune})
+	for about, u := range stored.Unreadable {
+		if about.Kind == registry.KindPool && foreign(about.Name) {
+			plan = append(plan, &poolChange{name: about.Name, spoilt: &u, kept: !a.prune})
 		}
 	}
 	slices.SortFunc(plan, func(a, b *poolChange) int { return cmp.Compare(a.name, b.name) })
@@ -236,6 +243,9 @@ func (a *applier) finish(plan []*poolChange, done map[string]bool) error {
 		default:
 			fmt.Fprintf(a.out, "pool %s: unchanged\n", c.name)
 		}
+	}
+	if a.prune && !a.diff {
+		fmt.Fprintln(a.out, "edges end any other pool that they still know")
 	}
 	if a.diff && len(done) > 0 {
 		return &exitError{code: codeDiffers}

@@ -28,6 +28,7 @@ func parse(t *testing.T, text string) []registry.Pool {
 const (
 	poolA  = "- {name: a, brokers: [{id: b1, address: 'h:1'}, {id: b2, address: 'h:2', weight: 3}]}\n"
 	poolA2 = "- {name: a, ttl: 1h, sessions: replicated, brokers: [{id: b1, address: 'h:9', transport: tls, tls: {ca: /ca}}, {id: b3, address: 'h:3', weight: 2, proxy_protocol: v2}]}\n"
+	pruned = "edges end any other pool that they still know\n"
 	poolB  = "- {name: b, policy: hash, probe: {fall: 5}, brokers: [{id: b1, address: 'h:1'}]}\n"
 )
 
@@ -61,7 +62,8 @@ func TestApply(t *testing.T) {
 		},
 		{"a pool left out", poolA2, false, false, "pool a: unchanged\npool b: not in the file, left alone (--prune deletes it)\n", 0, poolA2 + poolB},
 		{"prune, dry", poolA2, true, true, "pool b: would be deleted\npool a: unchanged\n", codeDiffers, poolA2 + poolB},
-		{"prune", poolA2, false, true, "pool b: deleted\npool a: unchanged\n", 0, ""},
+		{"prune", poolA2, false, true, "pool b: deleted\npool a: unchanged\n" + pruned, 0, ""},
+		{"prune again", poolA2, false, true, "pool a: unchanged\n" + pruned, 0, ""},
 	} {
 		t.Run(step.name, func(t *testing.T) {
 			var out bytes.Buffer
@@ -83,6 +85,75 @@ func TestApply(t *testing.T) {
 			stands(t, store, left)
 		})
 	}
+}
+
+// An edge keeps the pools of a store that was reset; apply --prune ends those that the file does not have, though the store holds none.
+func TestApplyPrunesWhatAResetLeft(t *testing.T) {
+	old, fresh := registry.NewMemory(), registry.NewMemory()
+	for i := range 2 {
+		if err := old.PutPool(t.Context(), &parse(t, poolA+poolB)[i], 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	store := &replacedStore{Store: old, by: fresh}
+	cache := registry.NewCache(registry.CacheConfig{Store: store})
+	ctx, stop := context.WithCancel(t.Context())
+	running := make(chan error, 1)
+	go func() { running <- cache.Run(ctx) }()
+	defer func() {
+		stop()
+		<-running
+		old.Close()
+		fresh.Close()
+	}()
+	until := func(what string, pools, former int) {
+		t.Helper()
+		for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			st := cache.State()
+			if len(st.Pools) == pools && len(st.Former) == former {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%s: pools %v, former %v", what, st.Pools, st.Former)
+			}
+		}
+	}
+	apply := func(diff, prune bool, want string) {
+		t.Helper()
+		var out bytes.Buffer
+		a := applier{mesh: "m", pools: parse(t, poolA), diff: diff, prune: prune, out: &out}
+		if err := a.apply(t.Context(), fresh); err != nil || !strings.HasSuffix(out.String(), want) {
+			t.Fatalf("%v, printed %s", err, out.String())
+		}
+	}
+	until("at first", 2, 0)
+	old.Close()
+	until("after the reset", 2, 2)
+	apply(false, false, "added, h:2, weight 3\n")
+	until("after apply", 2, 1)
+	apply(true, true, "pool a: unchanged\n")
+	until("after apply --diff --prune", 2, 1)
+	apply(false, true, "pool a: unchanged\n"+pruned)
+	until("after apply --prune", 1, 0)
+}
+
+// replacedStore is another store, a reset, once it is closed.
+type replacedStore struct {
+	registry.Store
+	by    registry.Store
+	reset bool
+}
+
+func (r *replacedStore) Watch(ctx context.Context, from int64, fn func(registry.Batch) error) error {
+	if r.reset {
+		return r.by.Watch(ctx, from, fn)
+	}
+	err := r.Store.Watch(ctx, from, fn)
+	if ctx.Err() == nil {
+		r.reset = true
+		return fmt.Errorf("%w: replaced (%w)", registry.ErrReset, err)
+	}
+	return err
 }
 
 // stands compares the stored pools with a file.
@@ -212,7 +283,7 @@ func TestApplyOverAPoolThatDoesNotRead(t *testing.T) {
 		{"a", true, false, "pool a: would be replaced, since what is stored does not read (revision 77: version 2)\n  brokers[b1]: added, h:1\n  brokers[b2]: added, h:2, weight 3\n", codeDiffers, false},
 		{"a", false, false, "pool a: replaced, since what is stored does not read (revision 77: version 2)\n  brokers[b1]: added, h:1\n  brokers[b2]: added, h:2, weight 3\n", 0, true},
 		{"z", false, false, "pool a: created (2 brokers)\n  brokers[b1]: added, h:1\n  brokers[b2]: added, h:2, weight 3\npool z: not in the file, left alone (--prune deletes it)\n", 0, false},
-		{"z", false, true, "pool a: created (2 brokers)\n  brokers[b1]: added, h:1\n  brokers[b2]: added, h:2, weight 3\npool z: deleted; it did not read (revision 77: version 2)\n", 0, true},
+		{"z", false, true, "pool a: created (2 brokers)\n  brokers[b1]: added, h:1\n  brokers[b2]: added, h:2, weight 3\npool z: deleted; it did not read (revision 77: version 2)\n" + pruned, 0, true},
 	} {
 		mem := registry.NewMemory()
 		store := &spoilingStore{Store: mem, name: c.spoilt, revision: 77}

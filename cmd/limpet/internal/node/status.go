@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -66,6 +67,9 @@ func (n *Node) readyPools(st *registry.State) admin.Check {
 		c.State, c.Detail = admin.Failed, "this edge leaves"
 		return c
 	}
+	spoilt := slices.SortedFunc(maps.Keys(st.Unreadable), func(a, b registry.Subject) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Pool, b.Pool), cmp.Compare(a.Name, b.Name))
+	})
 	var wrong []string
 	for _, l := range n.conf.Listeners {
 		if st.Pools[l.Pool] == nil {
@@ -74,17 +78,19 @@ func (n *Node) readyPools(st *registry.State) admin.Check {
 	}
 	if len(st.Pools) == 0 {
 		wrong = []string{"no pool is known: the store was never reached, or `limpet apply` has not been called"}
-		if len(st.Unreadable) > 0 {
+		if slices.ContainsFunc(spoilt, func(about registry.Subject) bool { return about.Kind == registry.KindPool }) {
 			wrong = []string{"no pool is known"}
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(st.Unreadable)) {
-		u := st.Unreadable[name]
-		wrong = append(wrong, fmt.Sprintf("pool %s does not read (revision %d: %s), what was known of it stands: upgrade this limpet, or run `limpet apply`",
-			name, u.Revision, u.Reason))
+	for i, about := range spoilt {
+		if i == maxSpoilt {
+			wrong = append(wrong, fmt.Sprintf("%d other values do not read", len(spoilt)-i))
+			break
+		}
+		wrong = append(wrong, spoiltText(st, about))
 	}
 	if len(st.Former) > 0 {
-		wrong = append(wrong, fmt.Sprintf("the store was reset and does not have %s, kept as known: run `limpet apply`",
+		wrong = append(wrong, fmt.Sprintf("the store was reset and does not have %s, kept as known: run `limpet apply` with the pools that are wanted, and with --prune to end the others",
 			strings.Join(slices.Sorted(maps.Keys(st.Former)), ", ")))
 	}
 	if len(wrong) > 0 {
@@ -94,6 +100,34 @@ func (n *Node) readyPools(st *registry.State) admin.Check {
 		c.State, c.Detail = admin.Failed, strings.Join(wrong, "; ")
 	}
 	return c
+}
+
+// maxSpoilt is how many values that do not read are told of one by one: an operator may have pinned thousands of keys.
+const maxSpoilt = 10
+
+// spoiltText says what does not read, what stands meanwhile, and what ends that.
+func spoiltText(st *registry.State, about registry.Subject) string {
+	var what, meanwhile string
+	switch ref := (registry.BrokerRef{Pool: about.Pool, Broker: about.Name}); about.Kind {
+	case registry.KindPool:
+		what, meanwhile = "pool "+about.Name, "what was known of it stands: upgrade this limpet, or run `limpet apply`"
+	case registry.KindAdmin:
+		what = fmt.Sprintf("the admin state of broker %s/%s", about.Pool, about.Name)
+		meanwhile = fmt.Sprintf("it stands as %s: upgrade this limpet, or write or delete that key", st.Admin[ref].State)
+		if st.Admin[ref].State == registry.AdminUnknown {
+			meanwhile = "no other was seen, and the broker gets no new keys: upgrade this limpet, or write or delete that key"
+		}
+	case registry.KindVerdict:
+		what = fmt.Sprintf("the verdict on broker %s/%s", about.Pool, about.Name)
+		meanwhile = fmt.Sprintf("it stands as %s: the leader will write it anew", stateOf(st.Verdicts[ref]))
+	default:
+		what, meanwhile = fmt.Sprintf("a pin of pool %s", about.Pool), "there is none: upgrade this limpet, or write or delete that key"
+		if broker, pinned := st.Pins[registry.PinRef{Pool: about.Pool, Key: about.Name}]; pinned {
+			meanwhile = fmt.Sprintf("it stands as one to %s: upgrade this limpet, or write or delete that key", broker)
+		}
+	}
+	u := st.Unreadable[about]
+	return fmt.Sprintf("%s does not read (revision %d, %s), %s", what, u.Revision, u.Reason, meanwhile)
 }
 
 func (n *Node) readyStore(cs registry.CacheStatus) admin.Check {

@@ -2,6 +2,8 @@ package node
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -78,7 +80,8 @@ func TestAStoreThatForgetsClosesNobody(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*patience)
 	defer cancel()
 	pool := &registry.Pool{Name: "default", Brokers: []registry.Broker{{ID: "b1", Address: serveMQTT(t)}}, Probe: registry.Probe{Kind: registry.ProbeNone}}
-	if err := store.PutPool(ctx, pool, 0); err != nil {
+	two := &registry.Pool{Name: "two"}
+	if err := errors.Join(store.PutPool(ctx, pool, 0), store.PutPool(ctx, two, 0)); err != nil {
 		t.Fatal(err)
 	}
 	at, stop := start(t, load(t, fmt.Sprintf("store: {etcd: {endpoints: [%q]}}", url), ""))
@@ -131,17 +134,117 @@ func TestAStoreThatForgetsClosesNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	etcd = serve(strings.TrimPrefix(url, "http://"))
-	until(t, at, 200, "pools      degraded", "the store was reset and does not have default", "limpet apply", "source=watch", "registered=true")
+	until(t, at, 200, "pools      degraded", "the store was reset and does not have default, two, kept as known", "limpet apply", "source=watch", "registered=true")
 	connect(t, at, "c")
 	recorded("a")
 	recorded("c")
 	if err := store.PutPool(ctx, pool, 0); err != nil {
 		t.Fatal(err)
 	}
-	until(t, at, 200, "pools      ok")
+	until(t, at, 200, "pools      degraded", "does not have two, kept", "--prune to end the others")
+	if err := store.Prune(ctx); err != nil { // as apply --prune does
+		t.Fatal(err)
+	}
+	until(t, at, 200, "pools      ok", "pools=1")
 	select {
 	case err := <-closed:
 		t.Errorf("the client was closed: %v", err)
 	default:
 	}
+}
+
+// An operator's word is not undone by one that does not read: what was known stands, an edge that has seen nothing gives a broker no new
+// keys, and readiness names what is to be mended. A verdict is mended by the leader.
+func TestAWordThatDoesNotReadUndoesNothing(t *testing.T) {
+	etcd, err := embedded.StartEtcd(embedded.EtcdConfig{Dir: t.TempDir(), ClientAddr: "127.0.0.1:0", NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer etcd.Close()
+	store, err := etcdstore.Open(etcdstore.Config{Endpoints: []string{etcd.URL()}, Mesh: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	raw, err := clientv3.New(clientv3.Config{Endpoints: []string{etcd.URL()}, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*patience)
+	defer cancel()
+	pool := &registry.Pool{
+		Name: "default", Brokers: []registry.Broker{{ID: "a", Address: serveMQTT(t)}, {ID: "b", Address: serveMQTT(t)}},
+		Probe: registry.Probe{Kind: registry.ProbeNone},
+	}
+	if err := errors.Join(store.PutPool(ctx, pool, 0), store.SetAdmin(ctx, registry.BrokerRef{Pool: "default", Broker: "a"}, registry.AdminOut)); err != nil {
+		t.Fatal(err)
+	}
+	conf := fmt.Sprintf("store: {etcd: {endpoints: [%q]}}", etcd.URL())
+	at, stop := start(t, load(t, conf, ""))
+	defer stop()
+	until(t, at, 200, "pools      ok", "leader=e1")
+	clients := 0
+	places := func(at Addresses, a, b bool) {
+		t.Helper()
+		got := map[string]bool{}
+		for range 12 {
+			clients++
+			id := fmt.Sprint("client-", clients)
+			connect(t, at, id)
+			var told struct{ Live []struct{ Broker string } }
+			_, body := get(t, "http://"+at.Admin+"/v1/clients?key="+id)
+			if err := json.Unmarshal([]byte(body), &told); err != nil || len(told.Live) != 1 {
+				t.Fatalf("%v: %s", err, body)
+			}
+			got[told.Live[0].Broker] = true
+		}
+		if got["a"] != a || got["b"] != b {
+			t.Errorf("new clients are placed at %v", got)
+		}
+	}
+	const word = "/limpet/test/brokers/default/a"
+	put := func(key, value string) {
+		t.Helper()
+		if _, err := raw.Put(ctx, key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	places(at, false, true)
+	for _, value := range []string{"\x02out", "garbage", "", "\x01\x0a\x05drain"} {
+		put(word, value)
+		until(t, at, 200, "pools      degraded", "the admin state of broker default/a does not read", word, "it stands as out")
+		places(at, false, true)
+		if value == "" {
+			put(word, "\x01\x0a\x03out")
+			until(t, at, 200, "pools      ok")
+		}
+	}
+	second := load(t, conf, "")
+	second.ID = "e2"
+	late, stopLate := start(t, second)
+	defer stopLate()
+	until(t, late, 200, "pools      degraded", word, `no admin state: want ready`, "gets no new keys")
+	places(late, false, true)
+	put(word, "\x01\x0a\x05ready")
+	until(t, at, 200, "pools      ok")
+	until(t, late, 200, "pools      ok")
+	places(late, true, true)
+
+	const verdict = "/limpet/test/verdicts/default/a"
+	put(verdict, "\x01\x0a\x04lost")
+	put(verdict, "\x02later")
+	for end := time.Now().Add(4 * patience); ; time.Sleep(20 * time.Millisecond) {
+		got, err := raw.Get(ctx, verdict)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(got.Kvs) == 0 || strings.HasPrefix(string(got.Kvs[0].Value), "\x01\x0a") {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s is still %q", verdict, got.Kvs[0].Value)
+		}
+	}
+	until(t, at, 200, "pools      ok")
 }
