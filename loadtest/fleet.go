@@ -124,8 +124,7 @@ func (f *fleet) begin() (finite bool) {
 			f.devices[i].connect(intended)
 		})
 	})
-	if f.spec.Publish != nil && n > 0 {
-		p := f.spec.Publish
+	if p := f.spec.Publish; p != nil {
 		finite = !p.Rate.Endless()
 		from := last + int64(100*time.Millisecond)
 		if p.Start > 0 {
@@ -137,7 +136,7 @@ func (f *fleet) begin() (finite bool) {
 		r.pacers.Go(func() {
 			var pacer pace.Pacer
 			on := r.pace()
-			_ = pacer.Run(r.ctx, from, r.share.schedule(p.Rate, r.seed+1), func(i int, intended int64) {
+			_ = pacer.Run(r.ctx, from, r.share.turns(p.Rate, r.seed+1, f.spec.Clients), func(i int, intended int64) {
 				on.fired(intended, pace.Now())
 				f.devices[i%n].publish(intended)
 			})

@@ -41,6 +41,11 @@ func (s Share) schedule(spec pace.Spec, seed uint64) pace.Schedule {
 	return pace.Shard(spec.New(seed), s.Index, max(s.Of, 1))
 }
 
+// turns is this share's part of times that n clients take in turn: each client has its own, whoever runs it.
+func (s Share) turns(spec pace.Spec, seed uint64, n int) pace.Schedule {
+	return pace.Deal(spec.New(seed), n, s.Index, max(s.Of, 1))
+}
+
 // Options are what a run needs beside its plan. The zero value runs all of it in this process.
 type Options struct {
 	Tell func(*result.Result) // every second, what is known so far, to keep; nil: nobody is told
@@ -224,7 +229,7 @@ func (r *run) live(outer context.Context, o *Options) (*result.Result, error) {
 	}
 	if hopeless == nil {
 		r.settle(outer)
-		hopeless = r.hope(true)
+		hopeless = r.hoped(interrupted)
 	}
 	owed := r.owed()
 	stopBelow()
@@ -291,7 +296,7 @@ func (r *run) attend(ctx context.Context, o *Options, giveUp context.CancelCause
 			return
 		case <-ticker.C:
 		}
-		if err := r.hope(false); err != nil {
+		if err := r.hope(hopeless, silent); err != nil {
 			giveUp(err)
 		}
 		r.traffic()

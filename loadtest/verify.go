@@ -182,7 +182,7 @@ func (v *verification) begin() {
 	r.pacers.Go(func() {
 		var p pace.Pacer
 		on := r.pace()
-		_ = p.Run(r.ctx, from, r.share.schedule(v.spec.Rate, r.seed+1), func(i int, intended int64) {
+		_ = p.Run(r.ctx, from, r.share.turns(v.spec.Rate, r.seed+1, v.spec.Clients), func(i int, intended int64) {
 			on.fired(intended, pace.Now())
 			s := v.all[i%len(v.all)].stream
 			s.feeder.publish(s, intended)

@@ -2,6 +2,7 @@ package loadtest
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,7 +38,7 @@ var ErrWorker = errors.New("loadtest: a worker ended early")
 
 const (
 	workerReady   = time.Minute      // for a worker to put its clients in place
-	workerSettles = 30 * time.Second // beyond the plan's own time to settle, before a worker is killed
+	workerSettles = 15 * time.Second // beyond the plan's own time to settle, before a worker is killed
 	startsIn      = 50 * time.Millisecond
 	maxLine       = 64 << 20 // of a worker: a result's bound
 	maxOrder      = 16 << 20 // of the parent: a plan's
@@ -366,7 +367,11 @@ func (c *crew) run(ctx context.Context, start int64) error {
 
 // lose kills who does not end in time.
 func (c *crew) lose(ctx context.Context) {
-	t := time.NewTimer(c.plan.Settle + workerSettles)
+	settle := DefaultSettle
+	if c.plan.Verify != nil {
+		settle = verifySettle
+	}
+	t := time.NewTimer(cmp.Or(c.plan.Settle, settle) + workerSettles)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():

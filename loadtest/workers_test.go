@@ -49,6 +49,23 @@ func TestWorkersAddUp(t *testing.T) {
 	}
 }
 
+// TestWorkersTakeTurns: each client publishes as often as in one process, and a worker without clients keeps nobody.
+func TestWorkersTakeTurns(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ workers, clients, messages int }{{2, 3, 30}, {5, 1, 2}} {
+		p := publishers(startBroker(t, newGate(1)), c.clients, fmt.Sprintf("%d at 200/s", c.messages))
+		p.Fleets[0].Publish.Topic = "of/%i"
+		p.Fleets = append(p.Fleets, Fleet{Name: "sub", Clients: 1, Session: Session{Clean: true}, Subscribe: []Subscription{{Filter: "of/0", QoS: 1}}})
+		res, err := runWorkers(t, crewOf(c.workers), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := res.Counters; n[result.Acked] != int64(c.messages) || n[result.Receives] != int64(c.messages/c.clients) {
+			t.Errorf("%d workers, %d clients: %+v", c.workers, c.clients, n)
+		}
+	}
+}
+
 // TestAWorkerThatDiesIsTold: the others go on, and their results stand; that a part is missing is an error and in the result.
 func TestAWorkerThatDiesIsTold(t *testing.T) {
 	t.Parallel()

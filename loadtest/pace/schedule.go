@@ -199,33 +199,44 @@ func endOf(s Schedule, last time.Duration) time.Duration {
 	return last
 }
 
-// Shard keeps the events whose number leaves the remainder k when divided by n: n processes with shards 0…n-1 of equal schedules do
-// together what one would do with the whole. Event i of the shard is event k + i·n of the whole.
-func Shard(s Schedule, k, n int) Schedule {
-	if n <= 1 {
+// Deal keeps the events of a part of n players who take turns: event i is player i mod n's, and shard k of of has the players whose number
+// leaves the remainder k when divided by of. Processes with shards 0…of-1 of equal schedules do together what one would do with the whole,
+// for each player as well. The events of a shard go to its players in turn.
+func Deal(s Schedule, n, k, of int) Schedule {
+	if of <= 1 {
 		return s
 	}
-	return &shard{s: s, skip: k, n: n}
+	return &deal{s: s, n: n, k: k, of: of}
 }
 
-type shard struct {
-	s       Schedule
-	skip, n int
-	last    time.Duration
+type deal struct {
+	s        Schedule
+	n, k, of int
+	turn     int
+	last     time.Duration
 }
 
-func (s *shard) Next() (time.Duration, bool) {
-	for ; ; s.skip-- {
-		at, ok := s.s.Next()
+func (d *deal) Next() (time.Duration, bool) {
+	if d.k >= d.n {
+		return 0, false // nobody
+	}
+	for {
+		at, ok := d.s.Next()
 		if !ok {
 			return 0, false
 		}
-		s.last = at
-		if s.skip == 0 {
-			s.skip = s.n - 1
+		d.last = at
+		mine := d.turn%d.of == d.k
+		if d.turn++; d.turn == d.n {
+			d.turn = 0
+		}
+		if mine {
 			return at, true
 		}
 	}
 }
 
-func (s *shard) end() time.Duration { return endOf(s.s, s.last) }
+func (d *deal) end() time.Duration { return endOf(d.s, d.last) }
+
+// Shard keeps the events whose number leaves the remainder k when divided by n: event i of the shard is event k + i·n of the whole.
+func Shard(s Schedule, k, n int) Schedule { return Deal(s, n, k, n) }

@@ -278,6 +278,35 @@ func TestShardsPartitionTheWhole(t *testing.T) {
 	})
 }
 
+// Who shares players with others gives each of them the events that it would have had alone.
+func TestDealGivesEachPlayerItsTurns(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		spec, err := Parse(specs(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		seed := rapid.Uint64().Draw(t, "seed")
+		players, shards := rapid.IntRange(1, 7).Draw(t, "players"), rapid.IntRange(1, 9).Draw(t, "shards")
+		alone, shared := make([][]time.Duration, players), make([][]time.Duration, players)
+		for i, at := range all(spec.New(seed), math.MaxInt) {
+			alone[i%players] = append(alone[i%players], at)
+		}
+		for k := range shards {
+			var mine []int
+			for p := k; p < players; p += shards {
+				mine = append(mine, p)
+			}
+			for i, at := range all(Deal(spec.New(seed), players, k, shards), math.MaxInt) {
+				p := mine[i%len(mine)] // panics if it is nobody's
+				shared[p] = append(shared[p], at)
+			}
+		}
+		if !slices.EqualFunc(alone, shared, slices.Equal[[]time.Duration]) {
+			t.Fatalf("%d players in %d shards of %v: %v, alone %v", players, shards, spec, shared, alone)
+		}
+	})
+}
+
 func TestScheduleAllocatesNothing(t *testing.T) {
 	spec, err := Parse("ramp 1..1000 over 1000h")
 	if err != nil {
