@@ -20,6 +20,7 @@ import (
 const (
 	hopeless = 3 * time.Second  // after the first connect: something failed, and nothing has succeeded
 	silent   = 10 * time.Second // nothing failed either
+	fleeting = time.Second / 2  // at the end of a run: what is shorter tells nothing
 )
 
 // ErrUnreachable is what Run returns when not a single client could connect.
@@ -170,8 +171,8 @@ var codeNames = map[byte]string{
 	0x9F: "connection rate exceeded", 0xA0: "maximum connect time",
 }
 
-// hope returns ErrUnreachable, with why, when it is time to give up; at the end of the run that is as soon as anything failed.
-func (r *run) hope(end bool) error {
+// hope returns ErrUnreachable, with why, when nobody has got through for so long: where something failed, or where nothing was heard at all.
+func (r *run) hope(failing, unheard time.Duration) error {
 	x := &r.reach
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -181,15 +182,25 @@ func (r *run) hope(end bool) error {
 	waited := time.Duration(pace.Now() - x.first)
 	what := ""
 	switch {
-	case len(x.failed) > 0 && (end || waited >= hopeless):
+	case len(x.failed) > 0 && waited >= failing:
 		common := x.common()[0]
 		what = hint(x.examples[common])
-	case waited >= silent:
-		what = "no answer to CONNECT: is it MQTT, and this transport?"
+	case waited >= unheard:
+		what = "no answer: does anything listen there, and is it MQTT, and this transport?"
 	default:
 		return nil
 	}
 	return fmt.Errorf("%w to %s: %s", ErrUnreachable, few(r.plan.Endpoints), what) // workers say the same: it is told once
+}
+
+// hoped is hope at the end of the run, which waits no longer: any failure will do, and so does silence, unless it was too short to tell
+// anything because somebody ended the run, or because these are only a few of all its clients, who may have begun just now.
+func (r *run) hoped(interrupted bool) error {
+	unheard := time.Duration(0)
+	if interrupted || r.share.Of > 1 {
+		unheard = fleeting
+	}
+	return r.hope(0, unheard)
 }
 
 // common lists the reasons of failures, the most common one first.
