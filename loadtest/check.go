@@ -2,10 +2,12 @@ package loadtest
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/limpet-mesh/limpet/loadtest/fault"
 	"github.com/limpet-mesh/limpet/loadtest/near"
@@ -161,6 +163,12 @@ func (s *Session) check() error {
 	}
 	if err := notNegative("expiry", s.Expiry); err != nil {
 		return err
+	}
+	if s.Keep/time.Second > math.MaxUint16 { // a Two Byte Integer [MQTT-3.1.2-21]
+		return planError("keep", "expected 0 to %d seconds, found %d", math.MaxUint16, s.Keep/time.Second)
+	}
+	if s.Expiry/time.Second > math.MaxUint32 { // a Four Byte Integer: §3.1.2.11.2
+		return planError("expiry", "expected 0 to %d seconds, found %d", math.MaxUint32, s.Expiry/time.Second)
 	}
 	return checkRetry(s.Retry)
 }

@@ -53,6 +53,8 @@ func TestCheck(t *testing.T) {
 		{func(p *Plan) { p.Fleets[0].ID = "same" }, "fleets[0].id", "expected %i in it"},
 		{func(p *Plan) { p.Fleets[0].Version = "6" }, "fleets[0].version", "expected 3.1, 3.1.1 or 5"},
 		{func(p *Plan) { p.Fleets[0].Expiry = -1 }, "fleets[0].expiry", "no negative"},
+		{func(p *Plan) { p.Fleets[0].Keep = 65536 * time.Second }, "fleets[0].keep", "expected 0 to 65535 seconds, found 65536"},
+		{func(p *Plan) { p.Fleets[0].Expiry = 1 << 32 * time.Second }, "fleets[0].expiry", "expected 0 to 4294967295 seconds"},
 		{func(p *Plan) { p.Fleets[0].Retry = "phao" }, "fleets[0].retry", "there are none, paho,"},
 		{func(p *Plan) { p.Fleets[0].Subscribe[0].Filter = "" }, "fleets[0].subscribe[0].filter", "expected a filter"},
 		{func(p *Plan) { p.Fleets[0].Subscribe[0].QoS = 3 }, "fleets[0].subscribe[0].qos", "expected 0, 1 or 2"},

@@ -104,6 +104,7 @@ var flagNames = map[string]string{
 	"choose": "--choose", "network": "--network", "warmup": "--warmup", "duration": "--duration", "settle": "--settle", "retry": "--retry",
 	"faults": "--fault", "lives": "--lives", "rate": "--rate", "tls": "--cert, --key", "expiry": "-x", "gap": "--gap", "times": "--times",
 	"first": "-n", "every": "--every", "at": "--at", "up": "--up", "down": "--down", "late": "--late", "feeders": "--feeders",
+	"keep": "-k",
 }
 
 // run runs a plan that has been checked and tells what came of it.

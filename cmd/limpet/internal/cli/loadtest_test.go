@@ -17,6 +17,7 @@ func TestLoadtestUsage(t *testing.T) {
 		{"conn|-c|x", `--count: expected a whole number in range, found "x" (see "limpet loadtest conn --help")`},
 		{"conn|-c|0", `-c: expected 1 to 10000000, found 0 (see "limpet loadtest conn --help")`},
 		{"conn|-p|99999", `--port: expected a whole number in range, found "99999" (see "limpet loadtest conn --help")`},
+		{"conn|-k|70000", `-k: expected 0 to 65535 seconds, found 70000 (see "limpet loadtest conn --help")`},
 		{"conn|--duration|5", `--duration: expected a duration such as 30s or 1m30s, found "5" (see "limpet loadtest conn --help")`},
 		{"conn|-C|maybe", `--clean "maybe": expected true or false (see "limpet loadtest conn --help")`},
 		{"conn|--assert|connack.p99<50", `--assert "connack.p99<50": column 13: "50" is not a duration like 50ms (see "limpet loadtest conn --help")`},
