@@ -287,8 +287,7 @@ func (c *citizen) OnAcked(_ *client.Client, at int64, token uint64, code byte) {
 	switch {
 	case token == tokenBack:
 		if code < 0x80 && c.outage.begin != 0 {
-			r.rec.Outage(c.outage.fault.Number, c.outage.name(), c.outage.begin, at)
-			c.outage = outage{}
+			c.outage.over(r, at)
 		}
 	case code == client.CodeDropped: // the next connection asks again
 	case code >= 0x80:
@@ -331,11 +330,7 @@ func (c *citizen) OnClosed(_ *client.Client, at int64, cause client.Cause) {
 	}
 	if up != 0 {
 		if c.outage.begin == 0 {
-			if f, ok := r.faults.blame(at); ok {
-				c.outage = outage{fault: f, begin: f.Begin}
-			} else {
-				c.outage = outage{begin: at}
-			}
+			c.outage = outage{begin: at}
 		}
 		c.attempt = v.retry.After(c.attempt, time.Duration(at-up))
 	} else {

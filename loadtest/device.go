@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/limpet-mesh/limpet/loadtest/client"
-	"github.com/limpet-mesh/limpet/loadtest/fault"
 	"github.com/limpet-mesh/limpet/loadtest/mqtt"
 	"github.com/limpet-mesh/limpet/loadtest/pace"
 	"github.com/limpet-mesh/limpet/loadtest/result"
@@ -38,9 +37,8 @@ type device struct {
 
 // outage is what a client suffers, from its loss to its first acknowledged publish.
 type outage struct {
-	fault fault.Event // that explains it, if one does
-	storm string      // the run itself cut the client off: what that is called
-	begin int64       // of the fault, or of the loss if there was none; 0: all is well
+	storm string // the run itself cut the client off: what that is called
+	begin int64  // of the storm, or of the loss; 0: all is well
 }
 
 // sender is what a client needs to publish.
@@ -254,8 +252,7 @@ func (d *device) OnAcked(_ *client.Client, at int64, token uint64, code byte) {
 		return
 	}
 	if code < 0x80 && d.outage.begin != 0 {
-		r.rec.Outage(d.outage.fault.Number, d.outage.name(), d.outage.begin, at)
-		d.outage = outage{}
+		d.outage.over(r, at)
 	}
 	if token&tokenProbe != 0 {
 		return
@@ -271,14 +268,17 @@ func (d *device) OnAcked(_ *client.Client, at int64, token uint64, code byte) {
 	d.flush()
 }
 
-func (o *outage) name() string {
-	switch {
-	case o.storm != "":
-		return o.storm
-	case o.fault.Number == 0:
-		return "cut off by no fault of the run"
+// over tells how long it lasted, and for which fault: only now, since at the moment of the loss the news of the fault may still be under way.
+func (o *outage) over(r *run, at int64) {
+	number, name, begin := 0, o.storm, o.begin
+	if name == "" {
+		name = "cut off by no fault of the run"
+		if f, ok := r.faults.blame(o.begin); ok {
+			number, name, begin = f.Number, f.Fault.String(), f.Begin
+		}
 	}
-	return o.fault.Fault.String()
+	r.rec.Outage(number, name, begin, at)
+	*o = outage{}
 }
 
 // OnPublish implements client.Handler.
@@ -317,11 +317,7 @@ func (d *device) closed(at int64, cause *client.Cause) (again int64) {
 	}
 	if up != 0 {
 		if d.outage.begin == 0 {
-			if f, ok := r.faults.blame(at); ok {
-				d.outage = outage{fault: f, begin: f.Begin}
-			} else {
-				d.outage = outage{begin: at}
-			}
+			d.outage = outage{begin: at}
 		}
 		d.attempt = int32(d.fleet.retry.After(int(d.attempt), time.Duration(at-up)))
 	} else {
