@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/limpet-mesh/limpet/loadtest/fault"
 	"github.com/limpet-mesh/limpet/loadtest/near"
@@ -119,6 +120,51 @@ func notNegative(pairs ...any) error {
 	return nil
 }
 
+// checkText checks an MQTT string: what an encoder would have to refuse, or a broker answer with a closed connection.
+func checkText(field, s string) error {
+	switch {
+	case len(s) > math.MaxUint16: // §1.5.4
+		return planError(field, "expected at most %d bytes, found %d", math.MaxUint16, len(s))
+	case !utf8.ValidString(s): // [MQTT-1.5.4-1]
+		return planError(field, "expected UTF-8, found %q", s)
+	case strings.Contains(s, "\x00"): // [MQTT-1.5.4-2]
+		return planError(field, "expected no NUL, found %q", s)
+	}
+	return nil
+}
+
+// checkTopic checks a topic's name; %i and %c in it are as good as what they become.
+func checkTopic(field, s string) error {
+	if s == "" || strings.ContainsAny(s, "+#") { // [MQTT-4.7.3-1], [MQTT-3.3.2-2]
+		return planError(field, "expected a topic without + and #, found %q", s)
+	}
+	return checkText(field, s)
+}
+
+func checkFilter(field, s string) error {
+	rest, shared := strings.CutPrefix(s, "$share/")
+	if shared {
+		var name string
+		var found bool
+		if name, rest, found = strings.Cut(rest, "/"); name == "" || strings.ContainsAny(name, "+#") || !found || rest == "" { // [MQTT-4.8.2-1], [MQTT-4.8.2-2]
+			return planError(field, "expected $share/NAME/FILTER, found %q", s)
+		}
+	}
+	if rest == "" { // [MQTT-4.7.3-1]
+		return planError(field, "expected a filter, such as sensors/#")
+	}
+	levels := strings.Split(rest, "/")
+	for i, level := range levels {
+		switch {
+		case strings.Contains(level, "#") && (level != "#" || i < len(levels)-1): // [MQTT-4.7.1-1]
+			return planError(field, "expected # alone and as the last level, found %q", s)
+		case strings.Contains(level, "+") && level != "+": // [MQTT-4.7.1-2]
+			return planError(field, "expected + alone in its level, found %q", s)
+		}
+	}
+	return checkText(field, s)
+}
+
 func checkClients(field string, n int) error {
 	if n < 1 || n > maxClients {
 		return planError(field, "expected 1 to %d, found %d", maxClients, n)
@@ -168,7 +214,7 @@ func (s *Session) check() error {
 		return planError("keep", "expected 0 to %d seconds, found %d", math.MaxUint16, s.Keep/time.Second)
 	}
 	if s.Expiry/time.Second > math.MaxUint32 { // a Four Byte Integer: §3.1.2.11.2
-		return planError("expiry", "expected 0 to %d seconds, found %d", math.MaxUint32, s.Expiry/time.Second)
+		return planError("expiry", "expected 0 to %d seconds, found %d", uint32(math.MaxUint32), s.Expiry/time.Second)
 	}
 	return checkRetry(s.Retry)
 }
@@ -191,8 +237,8 @@ func (f *Fleet) check() error {
 	}
 	for i, s := range f.Subscribe {
 		at := fmt.Sprintf("subscribe[%d].", i)
-		if s.Filter == "" {
-			return planError(at+"filter", "expected a filter, such as sensors/#")
+		if err := checkFilter(at+"filter", s.Filter); err != nil {
+			return err
 		}
 		if err := checkQoS(at+"qos", s.QoS); err != nil {
 			return err
@@ -214,8 +260,8 @@ func (p *Publishing) check() error {
 	if p == nil {
 		return nil
 	}
-	if p.Topic == "" || strings.ContainsAny(p.Topic, "+#\x00") {
-		return planError("topic", "expected a topic without + and #, found %q", p.Topic) // [MQTT-3.3.2-2]
+	if err := checkTopic("topic", p.Topic); err != nil {
+		return err
 	}
 	if p.Rate.String() == "" {
 		return planError("rate", "expected a schedule, such as 1000/s")
@@ -241,6 +287,11 @@ func (v *Verify) check() error {
 	}
 	if v.Feeders < 0 || v.Feeders > maxClients {
 		return planError("feeders", "expected 1 to %d, found %d", maxClients, v.Feeders)
+	}
+	if v.Topic != "" {
+		if err := checkTopic("topic", v.Topic); err != nil {
+			return err
+		}
 	}
 	if err := notNegative("up", v.Up, "down", v.Down, "late", v.Late); err != nil {
 		return err
@@ -303,6 +354,11 @@ func (r *Race) check() error {
 	}
 	if err := checkClients("pairs", r.Pairs); err != nil {
 		return err
+	}
+	if r.Topic != "" {
+		if err := checkTopic("topic", r.Topic); err != nil {
+			return err
+		}
 	}
 	return notNegative("gap", r.Gap)
 }

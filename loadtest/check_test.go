@@ -57,6 +57,9 @@ func TestCheck(t *testing.T) {
 		{func(p *Plan) { p.Fleets[0].Expiry = 1 << 32 * time.Second }, "fleets[0].expiry", "expected 0 to 4294967295 seconds"},
 		{func(p *Plan) { p.Fleets[0].Retry = "phao" }, "fleets[0].retry", "there are none, paho,"},
 		{func(p *Plan) { p.Fleets[0].Subscribe[0].Filter = "" }, "fleets[0].subscribe[0].filter", "expected a filter"},
+		{func(p *Plan) { p.Fleets[0].Subscribe[0].Filter = "s/#/b" }, "fleets[0].subscribe[0].filter", "expected # alone and as the last level"},
+		{func(p *Plan) { p.Verify.Topic = "a/#" }, "verify.topic", "without + and #"},
+		{func(p *Plan) { p.Race.Topic = "+" }, "race.topic", "without + and #"},
 		{func(p *Plan) { p.Fleets[0].Subscribe[0].QoS = 3 }, "fleets[0].subscribe[0].qos", "expected 0, 1 or 2"},
 		{func(p *Plan) { p.Fleets[0].Publish.Topic = "a/+" }, "fleets[0].publish.topic", "without + and #"},
 		{func(p *Plan) { p.Fleets[0].Publish.Rate = Publishing{}.Rate }, "fleets[0].publish.rate", "expected a schedule"},
@@ -87,6 +90,25 @@ func TestCheck(t *testing.T) {
 		e, ok := errors.AsType[*PlanError](err)
 		if !ok || e.Field != c.field || !strings.Contains(e.Message, c.message) || !errors.Is(err, ErrPlan) {
 			t.Errorf("%v, want %s: …%s…", err, c.field, c.message)
+		}
+	}
+}
+
+// TestCheckFilter: MQTT 5 §4.7.1 and §4.8.2.
+func TestCheckFilter(t *testing.T) {
+	for _, good := range []string{"#", "+", "/", "/#", "+/+/#", "a//b", "a/%i/%c", "$SYS/#", "$share/g/#", "$share/g//", "$share/g/a/+", "$shared/#"} {
+		if err := checkFilter("filter", good); err != nil {
+			t.Errorf("%s: %v", good, err)
+		}
+	}
+	for bad, want := range map[string]string{
+		"": "expected a filter", "a/#/b": "# alone and as the last", "a#": "# alone", "##": "# alone", "a+/b": "+ alone", "++": "+ alone",
+		"$share/": "$share/NAME/FILTER", "$share/g": "$share/NAME/FILTER", "$share/g/": "$share/NAME/FILTER", "$share//a": "$share/NAME/FILTER",
+		"$share/+/a": "$share/NAME/FILTER", "$share/g/#/a": "# alone", "a\x00": "no NUL", "a\xff": `expected UTF-8, found "a\xff"`,
+		strings.Repeat("a", 65536): "at most 65535 bytes",
+	} {
+		if err := checkFilter("filter", bad); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%.20q: %v, want %q", bad, err, want)
 		}
 	}
 }

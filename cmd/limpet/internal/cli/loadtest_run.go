@@ -90,6 +90,9 @@ func checkPlan(cmd *cobra.Command, p *loadtest.Plan) error {
 		return usage(cmd, err)
 	}
 	field := e.Field
+	if name, ok := flagNames[field]; ok {
+		return usagef(cmd, "%s: %s", name, e.Message)
+	}
 	if i := strings.LastIndexByte(field, '.'); i >= 0 {
 		field = field[i+1:]
 	}
@@ -104,7 +107,7 @@ var flagNames = map[string]string{
 	"choose": "--choose", "network": "--network", "warmup": "--warmup", "duration": "--duration", "settle": "--settle", "retry": "--retry",
 	"faults": "--fault", "lives": "--lives", "rate": "--rate", "tls": "--cert, --key", "expiry": "-x", "gap": "--gap", "times": "--times",
 	"first": "-n", "every": "--every", "at": "--at", "up": "--up", "down": "--down", "late": "--late", "feeders": "--feeders",
-	"keep": "-k",
+	"keep": "-k", "verify.topic": "--identity-topic", "race.topic": "--identity-topic",
 }
 
 // run runs a plan that has been checked and tells what came of it.
