@@ -97,6 +97,7 @@ type border struct {
 // borders are read from the top: the first tree that holds a file counts.
 var borders = []border{
 	{"edge/mqtt", nil, "the wire format is the bottom: it is fuzzed, and read, by itself"},
+	{"edge/ws", nil, "a wire format too: whose bytes it carries is nobody's business there"},
 	{"edge/relay", []string{"edge/mqtt"}, "the data path knows packets, not pools or keys: whoever owns a session says where it goes"},
 	{"edge", []string{"router", "registry"}, "an edge moves bytes; it meets failover in registry and in what cmd/limpet wires, so that either can be judged alone"},
 	{"failover", []string{"router", "registry"}, "failover judges; it meets the edge in registry and in what cmd/limpet wires, so that either can be judged alone"},
@@ -189,6 +190,7 @@ var pure = []struct {
 }{
 	{"router", []string{"net", "os", "time", "sync", "context", "math/rand"}, "equal Views give equal answers: no sockets, no clocks, no locks, no dice"},
 	{"edge/mqtt", []string{"net", "os", "time", "sync", "context", "io"}, "bytes in, facts out"},
+	{"edge/ws", []string{"net", "os", "time", "context"}, "bytes in, bytes out; edge/ws/stream has the connection"},
 	{"loadtest/mqtt", []string{"net", "os", "time", "context", "io"}, "bytes in, packets out"},
 	{"loadtest/ledger", []string{"net", "os", "context", "io", "math/rand"}, "what is told comes with its time: books look at nothing themselves"},
 }

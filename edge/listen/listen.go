@@ -17,7 +17,7 @@
 // handshake ends in Config.OnReject with one [Reason] out of a closed set.
 //
 // For plain TCP the goroutine driver is not the only one: [Listener.RawTCP] gives the listening socket away to a driver that accepts
-// by itself, and [ParseProxy], [WebSocket.Upgrade] and [FrameReader] do the same work as Serve on bytes alone, without I/O.
+// by itself, and [ParseProxy] and [WebSocket.Upgrade] do the same work as Serve on bytes alone, without I/O, as package ws does behind them.
 //
 // Stopping is graceful at every step: [Listener.Close] ends accepting only. Handshakes in flight go on until the deadline, and
 // connections that were handed over live as long as their new owner wants. Cancelling Serve's context cuts the handshakes too.

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/limpet-mesh/limpet/edge/relay"
+	"github.com/limpet-mesh/limpet/edge/ws"
+	"github.com/limpet-mesh/limpet/edge/ws/stream"
 )
 
 // serve accepts from ln, one goroutine per connection, closes it, and waits for all of them.
@@ -122,7 +124,7 @@ func (l *Listener) shakeHands(conn net.Conn, o *relay.Origin, deadline time.Time
 		if err := l.cfg.WebSocket.accept(tc, deadline); err != nil {
 			return nil, err
 		}
-		return newStream(tc), nil
+		return stream.New(tc, ws.Server, nil), nil
 	case WS:
 		if err := l.cfg.WebSocket.accept(head, deadline); err != nil {
 			return nil, err
@@ -130,7 +132,7 @@ func (l *Listener) shakeHands(conn net.Conn, o *relay.Origin, deadline time.Time
 		if len(head.rest) > 0 {
 			return nil, failed(ReasonWSUpgrade, errPipelined)
 		}
-		return newStream(conn), nil
+		return stream.New(conn, ws.Server, nil), nil
 	default:
 		// Plain TCP: nothing is read before the session does, and the session itself recognises a PROXY header from a peer that
 		// must not send one, as it does on drivers that accept by themselves.

@@ -18,6 +18,8 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/limpet-mesh/limpet/edge/relay"
+	"github.com/limpet-mesh/limpet/edge/ws"
+	"github.com/limpet-mesh/limpet/edge/ws/stream"
 	"github.com/limpet-mesh/limpet/registry"
 )
 
@@ -172,7 +174,7 @@ func (on layers) apply(conn net.Conn) (relay.Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &wsStream{conn: conn, early: early}, nil
+	return stream.New(conn, ws.Client, early), nil
 }
 
 // layers checks b's configuration.

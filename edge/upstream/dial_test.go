@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/limpet-mesh/limpet/edge/relay"
+	"github.com/limpet-mesh/limpet/edge/ws"
 	"github.com/limpet-mesh/limpet/registry"
 )
 
@@ -34,7 +35,7 @@ func exchange(t *testing.T, s relay.Stream) {
 		t.Fatal(err)
 	}
 	var sent []byte
-	for i, n := range []int{1, 2, 125, 126, 127, 4096, writeChunk - maxFrameHead, writeChunk, 65535, 65536, 200_000} {
+	for i, n := range []int{1, 2, 125, 126, 127, 4096, ws.MaxSealed - ws.MaxHeader, ws.MaxSealed, 65535, 65536, 200_000} {
 		sent = append(sent, bytes.Repeat([]byte{byte('a' + i)}, n)...)
 	}
 	written := make(chan error, 1)
@@ -452,6 +453,8 @@ func TestReason(t *testing.T) {
 		{errors.Join(ErrTLS, os.ErrDeadlineExceeded), ReasonTimeout},
 		{errors.Join(ErrTLS, io.EOF), ReasonTLS},
 		{errors.Join(ErrWebSocket, io.EOF), ReasonWebSocket},
+		{&ws.Error{Code: ws.CodeProtocol, Err: io.EOF}, ReasonWebSocket},
+		{ws.CloseError(1011), ReasonWebSocket},
 		{errors.Join(ErrConnack, io.EOF), ReasonMQTT},
 		{errors.New("?"), ReasonOther},
 	} {

@@ -9,6 +9,8 @@ import (
 	"os"
 	"strings"
 	"syscall"
+
+	"github.com/limpet-mesh/limpet/edge/ws"
 )
 
 // The closed set of reasons why a broker was not reached, as they appear in logs and metrics.
@@ -74,7 +76,7 @@ func Reason(err error) string {
 	switch {
 	case errors.Is(err, ErrTLS):
 		return ReasonTLS
-	case errors.Is(err, ErrWebSocket):
+	case errors.Is(err, ErrWebSocket), isFrames(err):
 		return ReasonWebSocket
 	case errors.Is(err, ErrConnack):
 		return ReasonMQTT
@@ -83,6 +85,13 @@ func Reason(err error) string {
 		return ReasonReset
 	}
 	return ReasonOther
+}
+
+// isFrames reports whether err is about frames: a broken rule, or a close frame that tells of a failure.
+func isFrames(err error) bool {
+	_, broken := errors.AsType[*ws.Error](err)
+	_, closed := errors.AsType[ws.CloseError](err)
+	return broken || closed
 }
 
 func timedOut(err error) bool {

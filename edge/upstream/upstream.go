@@ -43,7 +43,7 @@ var (
 	ErrDNS = errors.New("upstream: name resolution")
 	// ErrTLS says that the TLS handshake failed.
 	ErrTLS = errors.New("upstream: tls handshake")
-	// ErrWebSocket says that the broker broke the rules of RFC 6455 or MQTT's rules for it [MQTT-6.0.0-1..4].
+	// ErrWebSocket says that the upgrade to WebSocket failed. Broken rules afterwards are errors of package ws.
 	ErrWebSocket = errors.New("upstream: websocket")
 	// ErrConnack says that a probe's CONNECT was not answered by CONNACK.
 	ErrConnack = errors.New("upstream: no CONNACK")
