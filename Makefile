@@ -56,6 +56,10 @@ fuzz: ## Run every fuzz target for FUZZTIME, one after another (PKG=./edge/mqtt 
 drills: ## Run the tests at their full size (LIMPET_DRILLS=1): minutes to hours (RUN=TestConnack PKG=./cmd/...)
 	LIMPET_DRILLS=1 go test -count 1 -timeout $(DRILL_TIMEOUT) -v -run '$(RUN)' $(PKG)
 
+.PHONY: versus
+versus: build ## Compare limpet with HAProxy and NGINX on this machine: an hour or two (ARGS='--quick', or --help)
+	go run ./cmd/versus $(ARGS)
+
 .PHONY: demo
 demo: ## Run a mesh of three edges on this machine (ARGS=--once)
 	go run ./cmd/limpet demo $(ARGS)

@@ -148,6 +148,9 @@ func (r *Report) measure(ctx context.Context, m peer.Mode, cert string, stderr i
 		for rep := range p.Reps {
 			for i := range p.Peers {
 				one := p.Peers[(i+rep)%len(p.Peers)]
+				if err := waitQuiet(ctx, p.Patience); err != nil {
+					return err
+				}
 				begin := time.Now()
 				u, configs, err := p.measure(ctx, one, m, figure, rep, cert)
 				if ctx.Err() != nil {
@@ -160,11 +163,19 @@ func (r *Report) measure(ctx context.Context, m peer.Mode, cert string, stderr i
 				if key := string(m) + " " + one.Name; r.Configs[key] == nil && configs != nil {
 					r.Configs[key] = configs
 				}
-				fmt.Fprintf(stderr, "%s %s %d/%d %s: %.1f s%s\n", m, figure, rep+1, p.Reps, one.Name, time.Since(begin).Seconds(), u.note())
+				fmt.Fprintf(stderr, "%s %s %d/%d %s: %.1f s, others %.0f %%%s\n", m, figure, rep+1, p.Reps, one.Name, time.Since(begin).Seconds(), 100*u.others(), u.note())
 			}
 		}
 	}
 	return nil
+}
+
+// others is the share of the machine that other programs used while u was measured.
+func (u *unit) others() (most float64) {
+	for _, s := range u.Spent {
+		most = max(most, s.Others)
+	}
+	return most
 }
 
 func (u *unit) note() string {

@@ -150,6 +150,10 @@ func (u *unit) traffic(ctx context.Context) error {
 	u.Spent["traffic"], u.Seen, u.Total = spent, &seen, &total
 
 	messages := float64(seen.Sent + seen.Received)
+	if messages == 0 {
+		u.fault("no message came through")
+		return nil
+	}
 	each := func(d time.Duration) float64 { return float64(d) / messages }
 	u.Values["cpu"], u.Values["rest"] = each(spent.Proxy.Clock), each(spent.Rest)
 	u.Values["generator"], u.Values["broker"] = each(spent.Load), each(spent.Sink)
@@ -160,8 +164,6 @@ func (u *unit) traffic(ctx context.Context) error {
 		u.Values["busy"] = spent.Proxy.Clock.Seconds() / spent.Elapsed.Seconds() / float64(max(u.peer.Threads, 1))
 	}
 	switch {
-	case messages == 0:
-		u.fault("no message came through")
 	case total.Received != total.Sent:
 		u.fault("of %d messages %d came back", total.Sent, total.Received)
 	case total.Wrong > 0:

@@ -232,10 +232,38 @@ type Spent struct {
 	Load    time.Duration `json:"load"`
 	// Rest is the machine's total without broker, generator and this program: the proxy, the kernel's threads, and whatever else ran.
 	Rest time.Duration `json:"rest"`
+	// Others is what is left of that without the proxy and the kernel's threads, as a share of the machine: other programs.
+	Others float64 `json:"others"`
 }
 
 func (s sample) since(o sample) Spent {
 	d := Spent{Elapsed: s.at.Sub(o.at), Proxy: s.proxy.Sub(o.proxy), Sink: s.sink - o.sink, Load: s.load - o.load}
 	d.Rest = d.Proxy.Machine - d.Sink - d.Load - (s.versus - o.versus)
+	d.Others = max(0, (d.Rest-d.Proxy.Clock-d.Proxy.Kernel).Seconds()/d.Elapsed.Seconds()/float64(runtime.NumCPU()))
 	return d
+}
+
+// quiet is the share of the machine that others may use while something is measured.
+const quiet = 0.1
+
+// waitQuiet waits until others use less than that, while nothing of ours runs, or for patience.
+func waitQuiet(ctx context.Context, patience time.Duration) error {
+	for until := time.Now().Add(patience); time.Now().Before(until); {
+		before, err := gauge.CPU(nil)
+		if err != nil {
+			return err
+		}
+		begin := time.Now()
+		if err := pause(ctx, 300*time.Millisecond); err != nil {
+			return err
+		}
+		after, err := gauge.CPU(nil)
+		if err != nil {
+			return err
+		}
+		if after.Sub(before).Machine.Seconds() < quiet*time.Since(begin).Seconds()*float64(runtime.NumCPU()) {
+			return nil
+		}
+	}
+	return nil
 }

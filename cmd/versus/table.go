@@ -275,6 +275,11 @@ func (r *Report) printEnd(w io.Writer) {
 			clock, ticks = clock+s.Proxy.Clock, ticks+s.Proxy.Ticks
 		}
 	}
+	var others []float64
+	for _, u := range r.Units {
+		others = append(others, 100*u.others())
+	}
+	fmt.Fprintf(w, "* other programs used %.0f %% of the machine at the median, %.0f %% at most; above %.0f %% ratios say little\n", median(others), slices.Max(others), 100*quiet)
 	fmt.Fprintf(w, "* CPU of all proxies: %.1f s by their CPU clocks, %.1f s by /proc/PID/stat\n", clock.Seconds(), ticks.Seconds())
 	for _, missing := range r.Missing {
 		fmt.Fprintln(w, "* "+missing)
