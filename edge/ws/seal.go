@@ -56,6 +56,9 @@ func (f *Frames) Reply(dst []byte) []byte {
 	return dst
 }
 
+// Due reports whether Reply has something to append.
+func (f *Frames) Due() bool { return f.closeDue || f.pongDue }
+
 // End appends a close frame, unless one has gone out. One that the peer was owed is that one.
 //
 // A client that is closed without a single word in MQTT is one that came with something else, or with nothing in time: its connection has

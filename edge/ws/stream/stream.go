@@ -103,32 +103,41 @@ func (s *Stream) open(raw []byte, last bool) (n int, err error) {
 	if err == nil && last {
 		err = s.frames.EOF()
 	}
+	due := s.frames.Due()
 	s.mu.Unlock()
-	s.flush()
+	if due {
+		s.flush()
+	}
 	return len(payload), err
 }
 
 // flush sends the control frame that is due, unless somebody is writing, who will do it afterwards.
 func (s *Stream) flush() {
-	for more := true; more && s.wire.TryLock(); {
-		more = s.say((*ws.Frames).Reply, controlTimeout)
+	for s.isDue() && s.wire.TryLock() {
+		s.say((*ws.Frames).Reply, controlTimeout)
 		s.wire.Unlock()
 	}
+}
+
+func (s *Stream) isDue() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.frames.Due()
 }
 
 // chunks are where frames are built.
 var chunks = sync.Pool{New: func() any { return new([ws.MaxSealed]byte) }}
 
 // say sends a control frame if there is one, within the time given, whatever the caller's deadline was, or until the caller's if that is
-// still to come. It reports whether there was one, and it went out. Callers hold wire.
-func (s *Stream) say(what func(*ws.Frames, []byte) []byte, limit time.Duration) bool {
+// still to come. Callers hold wire.
+func (s *Stream) say(what func(*ws.Frames, []byte) []byte, limit time.Duration) {
 	chunk := chunks.Get().(*[ws.MaxSealed]byte)
 	defer chunks.Put(chunk)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	frame := what(&s.frames, chunk[:0])
 	if len(frame) == 0 || s.writeErr != nil {
-		return false
+		return
 	}
 	now := time.Now()
 	until := now.Add(limit)
@@ -136,7 +145,7 @@ func (s *Stream) say(what func(*ws.Frames, []byte) []byte, limit time.Duration) 
 		until = s.deadline
 	}
 	if s.writeErr = s.conn.SetWriteDeadline(until); s.writeErr != nil {
-		return false
+		return
 	}
 	s.mu.Unlock()
 	_, s.writeErr = s.conn.Write(frame)
@@ -144,7 +153,6 @@ func (s *Stream) say(what func(*ws.Frames, []byte) []byte, limit time.Duration) 
 	if err := s.conn.SetWriteDeadline(s.deadline); s.writeErr == nil {
 		s.writeErr = err
 	}
-	return s.writeErr == nil
 }
 
 // Write sends p: as a server in one message, as a client in messages of at most ws.MaxSealed bytes.
