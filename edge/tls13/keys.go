@@ -3,7 +3,7 @@ package tls13
 import (
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/hkdf"
+	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/tls"
@@ -70,23 +70,26 @@ func (s suite) aead(key []byte) cipher.AEAD {
 	return a
 }
 
-// expand is HKDF-Expand-Label with an empty context, into dst (RFC 8446 §7.1).
-func (s suite) expand(dst, secret []byte, label string) {
-	h := func() hash.Hash { return sha256.New() }
+// expander is what HKDF-Expand turns a secret into (RFC 5869 §2.3).
+func (s suite) expander(secret []byte) hash.Hash {
 	if s == aes256GCM {
-		h = sha512.New384
+		return hmac.New(sha512.New384, secret)
 	}
+	return hmac.New(sha256.New, secret)
+}
+
+// expand is HKDF-Expand-Label with an empty context, into dst (RFC 8446 §7.1). All that is wanted here is no longer than one hash:
+// then HKDF-Expand is a single HMAC.
+func expand(mac hash.Hash, dst []byte, label string) {
 	const prefix = "tls13 "
 	info := make([]byte, 0, 32)
-	info = binary.BigEndian.AppendUint16(info, uint16(len(dst)))
-	info = append(info, byte(len(prefix)+len(label)))
+	info = append(info, 0, byte(len(dst)), byte(len(prefix)+len(label)))
 	info = append(info, prefix...)
 	info = append(info, label...)
-	info = append(info, 0) // the context
-	out, err := hkdf.Expand(h, secret, string(info), len(dst))
-	if err != nil {
-		panic("tls13: " + err.Error()) // a length beyond 255 hashes
-	}
+	info = append(info, 0, 1) // the length of the context, the number of the block
+	mac.Reset()
+	_, _ = mac.Write(info)
+	out := mac.Sum(make([]byte, 0, maxSecret))
 	copy(dst, out)
 	clear(out)
 }
@@ -103,15 +106,15 @@ type half struct {
 
 // derive makes key and iv from the secret (RFC 8446 §7.3).
 func (h *half) derive(s suite) {
-	secret := h.secret[:s.secretSize()]
-	s.expand(h.key[:s.keySize()], secret, "key")
-	s.expand(h.iv[:], secret, "iv")
+	mac := s.expander(h.secret[:s.secretSize()])
+	expand(mac, h.key[:s.keySize()], "key")
+	expand(mac, h.iv[:], "iv")
 }
 
 // next replaces the secret by its successor (RFC 8446 §7.2).
 func (h *half) next(s suite) {
 	secret := h.secret[:s.secretSize()]
-	s.expand(secret, secret, "traffic upd")
+	expand(s.expander(secret), secret, "traffic upd")
 	h.derive(s)
 	h.seq = 0
 }

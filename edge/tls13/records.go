@@ -112,6 +112,11 @@ func (r *Records) Open(raw []byte) (payload, rest []byte, err error) {
 	if r.is(readEnded) {
 		return nil, nil, ErrClosed
 	}
+	payload, rest, err = r.open(raw)
+	return payload[:len(payload):len(payload)], rest, err // an append to it must not meet the rest
+}
+
+func (r *Records) open(raw []byte) (payload, rest []byte, err error) {
 	rest = raw
 	for len(rest) >= headerSize {
 		n := int(binary.BigEndian.Uint16(rest[3:]))

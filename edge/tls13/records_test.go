@@ -320,6 +320,37 @@ func TestKeysAreReplaced(t *testing.T) {
 	})
 }
 
+func TestNewRefuses(t *testing.T) {
+	for _, s := range []Secrets{
+		{Suite: 0x1304, Read: make([]byte, 32), Write: make([]byte, 32)},
+		{Suite: 0xc02b, Read: make([]byte, 32), Write: make([]byte, 32)},
+		{Suite: suites[0], Read: make([]byte, 48), Write: make([]byte, 48)},
+		{Suite: suites[1], Read: make([]byte, 48), Write: make([]byte, 32)},
+		{Suite: suites[2], Read: nil, Write: make([]byte, 32)},
+	} {
+		if r, err := New(s); r != nil || !errors.Is(err, ErrSuite) {
+			t.Fatalf("suite %x: %v", s.Suite, err)
+		}
+	}
+}
+
+func TestReadStateRefuses(t *testing.T) {
+	server, _ := twins(t, suites[0])
+	good := server.AppendState(nil)
+	for n := range good {
+		if _, _, err := ReadState(good[:n]); !errors.Is(err, ErrState) {
+			t.Fatalf("%d bytes: %v", n, err)
+		}
+	}
+	for at, value := range map[int]byte{0: 2, 1: 4, 5: 5, 10: 1} {
+		bad := bytes.Clone(good)
+		bad[at] = value
+		if _, _, err := ReadState(bad); !errors.Is(err, ErrState) {
+			t.Fatalf("byte %d: %v", at, err)
+		}
+	}
+}
+
 func TestRecordsAreSmall(t *testing.T) {
 	if n := unsafe.Sizeof(Records{}); n > 240 {
 		t.Errorf("%d bytes", n)

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
+	"io"
 )
 
 // Stdlib is a tls.Conn after its handshake, over memory: the same methods as Records for whatever TLS version was agreed on, at
@@ -12,9 +13,10 @@ import (
 // The tls.Conn is given whole records, one at a time: what is not whole waits in the caller's memory, and payload is never longer
 // than the records that it came in.
 type Stdlib struct {
-	conn  *tls.Conn
-	wire  *wire
-	ended bool // Open has returned an error
+	conn   *tls.Conn
+	wire   *wire
+	ended  bool // Open has returned an error
+	failed bool // it was not io.EOF: nothing is written any more but the alert
 }
 
 // Open is as that of Records. Errors besides io.EOF are those of crypto/tls.
@@ -40,17 +42,20 @@ func (s *Stdlib) Open(raw []byte) (payload, rest []byte, err error) {
 		s.wire.in = nil
 		written += got
 		if err != nil && !errors.Is(err, errMore) {
-			s.ended = true
-			return raw[:written], nil, err
+			s.ended, s.failed = true, err != io.EOF
+			return raw[:written:written], nil, err
 		}
 	}
-	return raw[:written], rest, nil
+	return raw[:written:written], rest, nil // an append to payload must not meet the rest
 }
 
 // Seal is as that of Records. crypto/tls starts with records that fit into a packet, and goes over to long ones.
 func (s *Stdlib) Seal(dst, p []byte) []byte {
+	if s.failed {
+		return s.Reply(dst)
+	}
 	s.wire.out = append(dst, s.wire.out...)
-	_, _ = s.conn.Write(p) // fails only after an alert or End
+	_, _ = s.conn.Write(p) // fails only after End
 	return s.take()
 }
 
@@ -66,8 +71,11 @@ func (s *Stdlib) Reply(dst []byte) []byte {
 
 // End is as that of Records.
 func (s *Stdlib) End(dst []byte) []byte {
+	if s.failed { // crypto/tls would say close_notify after its alert
+		return s.Reply(dst)
+	}
 	s.wire.out = append(dst, s.wire.out...)
-	_ = s.conn.CloseWrite() // fails only after an alert
+	_ = s.conn.CloseWrite() // a second one does nothing
 	return s.take()
 }
 
