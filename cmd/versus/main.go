@@ -98,7 +98,7 @@ func parse(args []string, stderr io.Writer) (*params, error) {
 	f.IntVar(&p.Payload, "payload", 100, "bytes of a message")
 	f.IntVar(&p.Idle, "idle", 8000, "idle clients")
 	f.IntVar(&p.Connects, "connects", 2000, "clients that connect")
-	f.DurationVar(&p.Patience, "patience", 0, "wait so long at most, before each measuring, for a machine that does little else")
+	f.DurationVar(&p.Patience, "patience", 0, "wait so long at most, before each measuring, for a machine that does little else, and measure again what was disturbed")
 	f.Func("program", "`NAME=FILE`: another build of limpet, or where a program is (may be repeated)", func(s string) error {
 		name, file, ok := strings.Cut(s, "=")
 		if !ok {

@@ -21,6 +21,7 @@ type unit struct {
 	Peer   string             `json:"peer"`
 	Rep    int                `json:"rep"`
 	Begin  time.Time          `json:"begin"`
+	Tries  int                `json:"tries"` // it was disturbed least of so many
 	Cores  string             `json:"cores"`
 	Values map[string]float64 `json:"values"`           // times in nanoseconds, memory in bytes; by row
 	Faults []string           `json:"faults,omitempty"` // why no value counts

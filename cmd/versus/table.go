@@ -279,6 +279,9 @@ func (r *Report) printEnd(w io.Writer) {
 	for _, u := range r.Units {
 		others = append(others, 100*u.others())
 	}
+	if p.Patience > 0 {
+		fmt.Fprintf(w, "* what other programs disturbed (above %.0f %% of the machine) was measured again, up to %d times, and the least disturbed counts\n", 100*quiet, tries)
+	}
 	fmt.Fprintf(w, "* other programs used %.0f %% of the machine at the median, %.0f %% at most; above %.0f %% ratios say little\n", median(others), slices.Max(others), 100*quiet)
 	fmt.Fprintf(w, "* CPU of all proxies: %.1f s by their CPU clocks, %.1f s by /proc/PID/stat\n", clock.Seconds(), ticks.Seconds())
 	for _, missing := range r.Missing {
