@@ -70,9 +70,6 @@ func TestCacheKeepsTheBusy(t *testing.T) {
 }
 
 func TestCacheIsBounded(t *testing.T) {
-	if raceEnabled {
-		t.Skip("takes long under the race detector, and has no concurrency")
-	}
 	var c Cache
 	all := make([]half, maxMain+1000)
 	for range 2 {

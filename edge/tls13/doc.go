@@ -11,7 +11,7 @@
 //	out = h.Records.End(out)                      // close_notify
 //
 // crypto/tls does all that is difficult: the handshake, certificates, tickets. What is left is RFC 8446 §5 and the few messages that
-// may follow a handshake, and is done here ([Records]) for what it saves: an idle connection is 240 bytes instead of 8 KB, and all
+// may follow a handshake, and is done here ([Records]) for what it saves: an idle connection is 240 bytes instead of 7 KB, and all
 // of it is a value of some hundred bytes ([Records.AppendState]) with which another process can go on.
 //
 // The two application traffic secrets come from the key log of a configuration cloned for that one connection. The sequence numbers

@@ -278,7 +278,7 @@ func TestOpenSSLServer(t *testing.T) {
 	})
 }
 
-// TestGnuTLSClient: gnutls-cli sends what it reads, with records and padding of its own.
+// TestGnuTLSClient: gnutls-cli sends what it reads, and prints what comes.
 func TestGnuTLSClient(t *testing.T) {
 	gnutls := program(t, "gnutls-cli")
 	authority, _, _ := files(t)

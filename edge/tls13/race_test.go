@@ -2,5 +2,5 @@
 
 package tls13
 
-// raceEnabled: the race detector makes encryption slow and a sync.Pool forget at random.
+// raceEnabled: the race detector makes encryption slow, and allocates.
 const raceEnabled = true

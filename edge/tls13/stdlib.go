@@ -8,7 +8,7 @@ import (
 )
 
 // Stdlib is a tls.Conn after its handshake, over memory: the same methods as Records for whatever TLS version was agreed on, at
-// some 8 KB a connection. Its state cannot be written out. It is not safe for concurrent use.
+// some 7 KB a connection and more after long records. Its state cannot be written out. It is not safe for concurrent use.
 //
 // The tls.Conn is given whole records, one at a time: what is not whole waits in the caller's memory, and payload is never longer
 // than the records that it came in.
