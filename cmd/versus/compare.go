@@ -195,7 +195,7 @@ func (p *params) measureQuietly(ctx context.Context, one peer.Peer, m peer.Mode,
 // others is the share of the machine that other programs used while u was measured.
 func (u *unit) others() (most float64) {
 	for _, s := range u.Spent {
-		most = max(most, s.Others)
+		most = max(most, s.Others.Seconds()/s.Elapsed.Seconds()/float64(runtime.NumCPU()))
 	}
 	return most
 }

@@ -243,6 +243,9 @@ func (u *unit) idle(ctx context.Context) error {
 			return err
 		}
 		u.Memory["rss "+when] = rss
+		if u.Memory["kernel "+when], err = gauge.Kernel(); err != nil {
+			return err
+		}
 		u.Memory["available "+when], err = gauge.Available()
 		return err
 	}
@@ -282,9 +285,12 @@ func (u *unit) idle(ctx context.Context) error {
 	spent := after.since(before)
 	u.Spent["idle"] = spent
 	clients := float64(u.p.Idle)
-	u.Values["rss"] = float64(u.Memory["rss with clients"]-u.Memory["rss before"]) / clients
-	u.Values["base"] = float64(u.Memory["rss before"])
-	u.Values["machine"] = float64(u.Memory["available before"]-u.Memory["available with clients"]) / clients
+	grown := func(what string) float64 {
+		return float64(u.Memory[what+" with clients"]-u.Memory[what+" before"]) / clients
+	}
+	u.Values["rss"], u.Values["base"] = grown("rss"), float64(u.Memory["rss before"])
+	u.Values["kernel"] = grown("rss") + grown("kernel")
+	u.Values["machine"] = -grown("available")
 	u.Values["cpu"] = float64(spent.Proxy.Clock) / spent.Elapsed.Seconds()
 	return nil
 }

@@ -230,16 +230,17 @@ type Spent struct {
 	Proxy   gauge.Usage   `json:"proxy"`
 	Sink    time.Duration `json:"sink"`
 	Load    time.Duration `json:"load"`
-	// Rest is the machine's total without broker, generator and this program: the proxy, the kernel's threads, and whatever else ran.
-	Rest time.Duration `json:"rest"`
-	// Others is what is left of that without the proxy and the kernel's threads, as a share of the machine: other programs.
-	Others float64 `json:"others"`
+	// Others is what other programs used; Rest what the machine did without them, broker, generator and this program: the proxy, the kernel's
+	// threads, and interrupts.
+	Others time.Duration `json:"others"`
+	Rest   time.Duration `json:"rest"`
 }
 
 func (s sample) since(o sample) Spent {
 	d := Spent{Elapsed: s.at.Sub(o.at), Proxy: s.proxy.Sub(o.proxy), Sink: s.sink - o.sink, Load: s.load - o.load}
-	d.Rest = d.Proxy.Machine - d.Sink - d.Load - (s.versus - o.versus)
-	d.Others = max(0, (d.Rest-d.Proxy.Clock-d.Proxy.Kernel).Seconds()/d.Elapsed.Seconds()/float64(runtime.NumCPU()))
+	gear := d.Sink + d.Load + s.versus - o.versus
+	d.Others = max(0, d.Proxy.Programs-d.Proxy.Clock-gear)
+	d.Rest = d.Proxy.Machine - gear - d.Others
 	return d
 }
 
@@ -261,7 +262,7 @@ func waitQuiet(ctx context.Context, patience time.Duration) error {
 		if err != nil {
 			return err
 		}
-		if after.Sub(before).Machine.Seconds() < quiet*time.Since(begin).Seconds()*float64(runtime.NumCPU()) {
+		if after.Sub(before).Programs.Seconds() < quiet*time.Since(begin).Seconds()*float64(runtime.NumCPU()) {
 			return nil
 		}
 	}

@@ -57,7 +57,8 @@ func rows(figure string) []row {
 	case idle:
 		return []row{
 			{Value: "rss", Label: "RSS an idle client, KiB", scale: kilo, form: "%.2f"},
-			{Value: "machine", Label: "machine memory an idle client, KiB", scale: kilo, form: "%.2f", less: true},
+			{Value: "kernel", Label: "RSS and kernel memory an idle client, KiB", scale: kilo, form: "%.2f", less: true},
+			{Value: "machine", Label: "the same by MemAvailable, KiB", scale: kilo, form: "%.2f", less: true, plain: true},
 			{Value: "cpu", Label: "idle CPU, ms a second", scale: 1e-6, form: "%.2f"},
 			{Value: "base", Label: "RSS before, MiB", scale: mega, form: "%.1f", plain: true},
 		}
@@ -67,19 +68,19 @@ func rows(figure string) []row {
 			{Value: "resumed", Label: "CPU a connection, known, resumed, µs", scale: micro, form: "%.0f"},
 			{Value: "new", Label: "CPU a connection, storm of new ones, µs", scale: micro, form: "%.0f"},
 			{Value: "new.connack", Label: "CONNACK p99 in that storm, ms", scale: 1e-6, form: "%.0f", direct: true},
-			{Value: "known.rest", Label: "machine a connection, known, µs", scale: micro, form: "%.0f", plain: true},
+			{Value: "known.rest", Label: "machine a connection, known, µs", scale: micro, form: "%.0f", less: true},
 		}
 	case saturated:
 		return []row{
 			{Value: "cpu", Label: "CPU a message, saturated, µs", scale: micro, form: "%.2f"},
-			{Value: "rest", Label: "machine a message, saturated, µs", scale: micro, form: "%.2f", plain: true},
+			{Value: "rest", Label: "machine a message, saturated, µs", scale: micro, form: "%.2f", less: true},
 			{Value: "busy", Label: "cores busy, saturated, %", scale: 100, form: "%.0f", plain: true},
 			{Value: "throughput", Label: "messages a second, saturated, thousands", scale: 1e-3, form: "%.0f", plain: true, direct: true},
 		}
 	}
 	return []row{
 		{Value: "cpu", Label: "CPU a message, " + figure + "/s, µs", scale: micro, form: "%.2f"},
-		{Value: "rest", Label: "machine a message, " + figure + "/s, µs", scale: micro, form: "%.2f", plain: true},
+		{Value: "rest", Label: "machine a message, " + figure + "/s, µs", scale: micro, form: "%.2f", less: true},
 		{Value: "p50", Label: "latency p50, " + figure + "/s, µs", scale: micro, form: "%.0f", latency: true, direct: true},
 		{Value: "p99", Label: "latency p99, " + figure + "/s, µs", scale: micro, form: "%.0f", latency: true, direct: true},
 		{Value: "p99.9", Label: "latency p99.9, " + figure + "/s, µs", scale: micro, form: "%.0f", latency: true, direct: true},

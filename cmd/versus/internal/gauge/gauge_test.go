@@ -28,8 +28,28 @@ func TestCPU(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Ticks are 10 ms, rounded down for user and system each.
-	if u := after.Sub(before); u.Clock < 60*time.Millisecond || u.Ticks < 30*time.Millisecond || u.Machine < 30*time.Millisecond {
+	if u := after.Sub(before); u.Clock < 60*time.Millisecond || u.Ticks < 30*time.Millisecond || u.Programs < 50*time.Millisecond || u.Machine < 30*time.Millisecond {
 		t.Errorf("60 ms of work: %+v", u)
+	}
+}
+
+// TestTheDeadAreNotForgotten: what a child used that has ended is still in the sum.
+func TestTheDeadAreNotForgotten(t *testing.T) {
+	before, err := CPU(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command("sh", "-c", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done")
+	if err := c.Run(); err != nil {
+		t.Fatal(err)
+	}
+	after, err := CPU(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := c.ProcessState.UserTime() + c.ProcessState.SystemTime()
+	if got := after.Sub(before).Programs; got < used-3*tick { // ticks of four sums are rounded down
+		t.Errorf("%v, of which the child alone used %v", got, used)
 	}
 }
 
@@ -55,6 +75,9 @@ func TestMemory(t *testing.T) {
 	rss, err := RSS([]int{os.Getpid()})
 	if err != nil || rss < 1<<20 {
 		t.Errorf("%d bytes, %v", rss, err)
+	}
+	if kernel, err := Kernel(); err != nil || kernel < 1<<20 {
+		t.Errorf("%d bytes, %v", kernel, err)
 	}
 	if free, err := Available(); err != nil || free < 1<<20 {
 		t.Errorf("%d bytes, %v", free, err)

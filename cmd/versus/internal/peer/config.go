@@ -213,8 +213,9 @@ func Differences(modes []Mode) []string {
 		"limpet runs without stores (`store: none`): a mesh writes a client's record to etcd once, behind its CONNACK, which is not in these figures.",
 		"HAProxy waits for a client's first bytes in the kernel (defer-accept), and so does NGINX's http module; limpet does not, nor can NGINX's stream module. GOMAXPROCS of limpet is as it chooses itself, and its garbage collector may use it: " +
 			"one loop is one busy thread, not a bound on its threads, unless it is pinned.",
-		"Memory of an idle client is what RSS grew, divided by their number; machine memory is what MemAvailable fell, less what the same clients cost `direct`: the kernel's " +
-			"sockets of the proxy and its own memory. Added latency is that of a rate less that of `direct`.",
+		"Less what `direct` has in the same repetition: added latency, machine, and memory with the kernel's. Machine is all CPU that was not idle, without broker, generator and " +
+			"other programs: the kernel's threads and interrupts are in it, where a proxy could hide work. Memory of an idle client is what RSS grew, divided by their number; with " +
+			"the kernel's is also what its slabs (sockets), page tables and stacks grew.",
 	}
 	for _, m := range modes {
 		if m.Encrypted() {
