@@ -117,7 +117,7 @@ func New(conf Config) (*Server, error) {
 	s.view.Store(router.NewView(conf.Cache.State()))
 	if relay.Supported {
 		for range max(conf.Loops, 1) {
-			l, err := relay.NewLoop()
+			l, err := relay.NewLoop(nil)
 			if err != nil {
 				return nil, err
 			}

@@ -30,7 +30,7 @@ func newWires(t testing.TB) *wires {
 	o := &echoOwner{Target{Addrs: []netip.AddrPort{localAddr(w.listener)}}, func(Summary) {}}
 	ln := mustListen(t)
 	t.Cleanup(func() { ln.Close() })
-	startLoop(t, func(loop *Loop) (func(), error) {
+	startLoop(t, nil, func(loop *Loop) (func(), error) {
 		return loop.Listen(ln, &Limits{Counters: &Counters{}, Held: NewBudget(0)}, func(_, _ netip.AddrPort) (Owner, bool) { return o, false })
 	})
 	w.to = &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: ln.Addr().(*net.TCPAddr).Port}

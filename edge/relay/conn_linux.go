@@ -1,8 +1,8 @@
 package relay
 
 import (
+	"context"
 	"net/netip"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -11,7 +11,7 @@ import (
 	"github.com/limpet-mesh/limpet/edge/mqtt"
 )
 
-// conn is a session in a loop. Only its loop touches it, except moved.
+// conn is a session in a loop. Only its loop touches it.
 type conn struct {
 	loop   *Loop
 	owner  Owner
@@ -20,6 +20,8 @@ type conn struct {
 	fd     [2]int    // -1 = none
 	gen    [2]int32  // of fd, in the loop
 	pend   [2][]byte // to be written to this side: its socket was full
+	wrap   [2]*wrap  // nil: plain TCP
+	greet  *greeting // what precedes MQTT is under way; nil most of the time
 	until  int64     // when the next address gets its turn; counts while dialing
 	armed  int64     // when the wheel will look at us; 0 = it will not
 	slot   uint32
@@ -30,28 +32,19 @@ type conn struct {
 	shut     [2]bool // shut this side's writing down when pend is out
 	finish   bool    // feed Finished when pend is out, both ways
 	dialing  bool
-	queued   bool // in loop.again
+	hangUp   context.CancelFunc // ends the dial of a goroutine; else nil
+	queued   bool               // in loop.again
 	closed   bool
 	failure  error // of the last dial
-
-	moved atomic.Pointer[driver] // the session went to a goroutine
 }
 
 // Answer implements Conn.
 func (c *conn) Answer(a Answer) {
-	if d := c.moved.Load(); d != nil {
-		d.Answer(a)
-		return
-	}
 	c.loop.send(mail{conn: c, answer: a})
 }
 
 // Stop implements Conn.
 func (c *conn) Stop(r Reason) {
-	if d := c.moved.Load(); d != nil {
-		d.Stop(r)
-		return
-	}
 	c.loop.send(mail{conn: c, stop: r})
 }
 
@@ -67,6 +60,10 @@ func (c *conn) watch(side Side) error {
 }
 
 func (c *conn) event(side Side, events uint32) {
+	if c.greet != nil {
+		c.greet.event(events)
+		return
+	}
 	gen := c.gen[side]
 	if side == Broker && c.dialing {
 		if events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) == 0 {
@@ -119,7 +116,11 @@ func (c *conn) pump(side Side) {
 			}
 			return
 		}
-		n, errno := recv(c.fd[side], l.buf)
+		w, kept := c.wrap[side], 0
+		if w != nil {
+			kept = copy(l.buf, w.rest)
+		}
+		n, errno := recv(c.fd[side], l.buf[kept:])
 		switch {
 		case errno == unix.EAGAIN:
 			c.readable[side] = false
@@ -131,14 +132,18 @@ func (c *conn) pump(side Side) {
 			})
 		case n == 0:
 			c.readable[side] = false
-			c.feed(func(out []Action) []Action { return c.s.Ended(side, l.now, out) })
+			c.over(side)
 		default:
 			// A short read means that the socket was empty: the next byte brings an event. After a FIN none comes.
-			if n < len(l.buf) && !c.ended[side] {
+			if kept+n < len(l.buf) && !c.ended[side] {
 				c.readable[side] = false
 			}
 			budget -= n
-			c.carryOut(c.s.Received(side, l.buf[:n], l.now, l.out[:0]))
+			if w == nil {
+				c.carryOut(c.s.Received(side, l.buf[:n], l.now, l.out[:0]))
+			} else if !w.ended {
+				c.unwrap(side, l.buf[:kept+n])
+			}
 		}
 	}
 }
@@ -162,8 +167,8 @@ func (c *conn) carryOut(out []Action) {
 		case OpShutdown:
 			if len(c.pend[a.Side]) > 0 {
 				c.shut[a.Side] = true
-			} else if c.fd[a.Side] >= 0 {
-				unix.Shutdown(c.fd[a.Side], unix.SHUT_WR)
+			} else {
+				c.shutdown(a.Side)
 			}
 		case OpPreamble:
 			n, err := c.owner.Preamble(a.Data)
@@ -179,18 +184,16 @@ func (c *conn) carryOut(out []Action) {
 			q.Err, c.failure = c.failure, nil
 			l.yield = true
 			if ans, ok := c.owner.Route(c, q); ok {
-				if ans.Target != nil && ans.Target.Dial != nil {
-					clear(out)
-					l.out = out[:0]
-					l.handOver(c, ans)
-					return
-				}
 				c.target = ans.Target
 				out = c.s.Routed(ans, l.now, out)
 			}
 		case OpDial:
-			c.addr = 0
-			out = c.dial(out)
+			if c.target.Join != nil {
+				c.join()
+			} else {
+				c.addr = 0
+				out = c.dial(out)
+			}
 		case OpDrop:
 			if c.dialing {
 				c.failure = errDialTimeout
@@ -237,17 +240,13 @@ func (c *conn) answered(a Answer) {
 	if c.s.Phase != Routing {
 		return
 	}
-	if a.Target != nil && a.Target.Dial != nil {
-		c.loop.handOver(c, a)
-		return
-	}
 	c.target = a.Target
 	c.turn(func(out []Action) []Action { return c.s.Routed(a, c.loop.now, out) })
 }
 
 // due is when the session wants to be looked at; 0 = never.
 func (c *conn) due() int64 {
-	if c.dialing && c.until < c.s.Deadline {
+	if c.dialing && c.hangUp == nil && c.until < c.s.Deadline {
 		return c.until
 	}
 	return c.s.Deadline
@@ -277,7 +276,7 @@ func (c *conn) dial(out []Action) []Action {
 		}
 	}
 	if c.failure == nil {
-		c.failure = errNoAddress
+		c.failure = errNoAddress // nor a Join
 	}
 	return c.s.DialFailed(c.loop.now, out)
 }
@@ -335,6 +334,17 @@ func (c *conn) send(side Side, p []byte) syscall.Errno {
 	if c.fd[side] < 0 || c.s.Dead[side] {
 		return 0
 	}
+	if w := c.wrap[side]; w != nil {
+		p = w.seal(&c.loop.scratch, p)
+	}
+	return c.write(side, p)
+}
+
+// write writes bytes of the wire.
+func (c *conn) write(side Side, p []byte) syscall.Errno {
+	if len(p) == 0 {
+		return 0
+	}
 	if len(c.pend[side]) == 0 {
 		n, errno := sendTo(c.fd[side], p)
 		if errno != 0 && errno != unix.EAGAIN {
@@ -368,7 +378,8 @@ func (c *conn) flush(side Side) {
 	}
 	c.keepBuffer(side)
 	if c.shut[side] {
-		unix.Shutdown(c.fd[side], unix.SHUT_WR)
+		c.shut[side] = false
+		c.shutdown(side)
 	}
 	c.finished()
 }
@@ -402,8 +413,22 @@ func (l *Loop) spareBuffer() []byte {
 }
 
 func (c *conn) close(side Side) {
+	if side == Broker && c.hangUp != nil {
+		c.hangUp()
+		c.hangUp, c.dialing = nil, false
+		c.gen[Broker] = 0
+	}
 	if c.fd[side] < 0 {
 		return
+	}
+	if w := c.wrap[side]; w != nil {
+		if len(c.pend[side]) == 0 && !c.s.Dead[side] {
+			if last := w.end(&c.loop.scratch, true); len(last) > 0 {
+				sendTo(c.fd[side], last) // if it takes it at once
+			}
+		}
+		w.wipe()
+		c.wrap[side] = nil
 	}
 	unix.Close(c.fd[side])
 	c.fd[side] = -1

@@ -80,7 +80,7 @@ func runs() map[string]func(t *testing.T, o Owner, l *Limits) *net.TCPConn {
 		m["epoll"] = func(t *testing.T, o Owner, l *Limits) *net.TCPConn {
 			ln := mustListen(t)
 			defer ln.Close()
-			startLoop(t, func(loop *Loop) (func(), error) {
+			startLoop(t, nil, func(loop *Loop) (func(), error) {
 				return loop.Listen(ln, l, func(_, _ netip.AddrPort) (Owner, bool) { return o, false })
 			})
 			return mustDial(t, ln.Addr().(*net.TCPAddr).AddrPort())

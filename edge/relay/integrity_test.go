@@ -75,7 +75,7 @@ func relays() map[string]func(t testing.TB, broker netip.AddrPort, l *Limits, cl
 	if Supported {
 		m["epoll"] = func(t testing.TB, broker netip.AddrPort, l *Limits, closed func(Summary)) netip.AddrPort {
 			ln := mustListen(t)
-			startLoop(t, func(loop *Loop) (func(), error) {
+			startLoop(t, nil, func(loop *Loop) (func(), error) {
 				return loop.Listen(ln, l, func(_, _ netip.AddrPort) (Owner, bool) {
 					return &echoOwner{Target{Addrs: []netip.AddrPort{broker}}, closed}, false
 				})

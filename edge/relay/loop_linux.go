@@ -3,12 +3,10 @@ package relay
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"runtime"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -52,16 +50,19 @@ type Loop struct {
 	again     []*conn // stopped by the budget: there is more to read
 	spare     [][]byte
 	wheel     wheel
+	scratch   scratch
+	pieces    [][]byte // emptied rests of records
+	shared    Shared   // nil: none
+	ticking   bool     // shared is told the time
 	busy      bool
 	yield     bool // a call of ours may have made a goroutine runnable
 	now       int64
 
-	work sync.WaitGroup // sessions that moved to a goroutine
+	work sync.WaitGroup // goroutines that shake hands
 
 	mu     sync.Mutex
 	mail   []mail
 	rung   bool
-	moved  map[*driver]struct{} // those sessions
 	closed bool
 }
 
@@ -79,11 +80,12 @@ type acceptor struct {
 	limits *Limits
 	local  netip.AddrPort // zero: it differs by connection
 	accept Accept
+	door   Door // instead of accept
 	paused bool
 }
 
-// NewLoop makes a loop; Run runs it and frees what it holds.
-func NewLoop() (*Loop, error) {
+// NewLoop makes a loop; Run runs it and frees what it holds. shared is for its layers; it may be nil.
+func NewLoop(shared Shared) (*Loop, error) {
 	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("relay: epoll_create: %w", err)
@@ -94,8 +96,8 @@ func NewLoop() (*Loop, error) {
 		return nil, fmt.Errorf("relay: eventfd: %w", err)
 	}
 	l := &Loop{
-		epfd: epfd, wake: wake, epoch: time.Now(), buf: make([]byte, loopBuffer),
-		acceptors: map[int32]*acceptor{}, moved: map[*driver]struct{}{},
+		epfd: epfd, wake: wake, epoch: time.Now(), shared: shared, buf: make([]byte, loopBuffer),
+		acceptors: map[int32]*acceptor{},
 	}
 	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: wakeSlot}
 	if err := unix.EpollCtl(epfd, unix.EPOLL_CTL_ADD, wake, &ev); err != nil {
@@ -113,6 +115,15 @@ const wakeSlot = -1
 // Listen makes the loop accept from ln's socket, until stop is called. Several loops may share a socket; ln itself stays the caller's.
 // The connections have the options (keep-alive, TCP_NODELAY) that the listening socket has.
 func (l *Loop) Listen(ln *net.TCPListener, limits *Limits, accept Accept) (stop func(), err error) {
+	return l.listen(ln, &acceptor{limits: limits, accept: accept})
+}
+
+// Open is Listen for connections that have something to do before MQTT.
+func (l *Loop) Open(ln *net.TCPListener, limits *Limits, door Door) (stop func(), err error) {
+	return l.listen(ln, &acceptor{limits: limits, door: door})
+}
+
+func (l *Loop) listen(ln *net.TCPListener, a *acceptor) (stop func(), err error) {
 	f, err := ln.File() // a duplicate
 	if err != nil {
 		return nil, fmt.Errorf("relay: listen: %w", err)
@@ -126,7 +137,7 @@ func (l *Loop) Listen(ln *net.TCPListener, limits *Limits, accept Accept) (stop 
 		unix.Close(fd)
 		return nil, fmt.Errorf("relay: listen: %w", err)
 	}
-	a := &acceptor{fd: fd, limits: limits, accept: accept}
+	a.fd = fd
 	if at := ln.Addr().(*net.TCPAddr).AddrPort(); !at.Addr().IsUnspecified() {
 		a.local = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
 	}
@@ -185,7 +196,7 @@ func (l *Loop) send(m mail) bool {
 	return true
 }
 
-// Run runs the loop until ctx ends. Then it stops accepting, closes the sessions that are left, and waits for those that left the loop.
+// Run runs the loop until ctx ends. Then it stops accepting, closes the sessions that are left, and waits for the handshakes.
 func (l *Loop) Run(ctx context.Context) error {
 	end := context.AfterFunc(ctx, func() { l.send(mail{}) })
 	defer end()
@@ -201,6 +212,9 @@ func (l *Loop) Run(ctx context.Context) error {
 		}
 		l.readAgain()
 		l.wheel.advance(l.now, l.tick)
+		if n > 0 && l.shared != nil && !l.ticking {
+			l.tickShared()
+		}
 		if l.yield {
 			// What we made runnable sits in this processor's queue, and a raw wait would keep it there.
 			l.yield = false
@@ -216,29 +230,30 @@ func (l *Loop) finish() {
 	l.closed = true
 	left := l.mail
 	l.mail = nil
-	moved := slices.Collect(maps.Keys(l.moved))
 	l.mu.Unlock()
 	for _, m := range left { // nobody may wait for an answer for ever
 		if m.call != nil {
 			m.call()
 		}
 	}
-	for _, d := range moved {
-		d.later(func() {
-			d.feed(func(out []Action) []Action { return d.s.cut(ReasonShutdown, "", out) })
-		})
-	}
 	for key := range l.acceptors {
 		l.unlisten(key)
 	}
 	for _, c := range l.conns {
-		if c != nil {
+		if c != nil && c.greet != nil {
+			c.greet.end(net.ErrClosed)
+		} else if c != nil {
 			c.feed(func(out []Action) []Action { return c.s.cut(ReasonShutdown, "", out) })
+		}
+	}
+	l.work.Wait()
+	for _, c := range l.conns {
+		if c != nil && c.greet != nil { // its goroutine has ended
+			unix.Close(c.fd[Client])
 		}
 	}
 	unix.Close(l.wake)
 	unix.Close(l.epfd)
-	l.work.Wait()
 }
 
 func (l *Loop) clock() int64 { return int64(time.Since(l.epoch)) + 1 } // +1: zero means never
@@ -307,8 +322,6 @@ func (l *Loop) readMail() {
 			l.yield = true
 			m.call()
 		case c == nil:
-		case c.moved.Load() != nil && m.stop != ReasonNone: // it was written before the session moved
-			c.Stop(m.stop)
 		case c.closed:
 		case m.stop != ReasonNone:
 			c.turn(func(out []Action) []Action { return c.s.Stop(m.stop, l.now, out) })
@@ -324,6 +337,12 @@ func (l *Loop) acceptFrom(key int32) {
 		return
 	}
 	for range loopAccepts {
+		if a.door != nil {
+			if wait, ok := a.door.Room(); !ok {
+				l.pause(a, key, wait)
+				return
+			}
+		}
 		fd, peer, err := accept4(a.fd)
 		switch err {
 		case 0:
@@ -335,25 +354,25 @@ func (l *Loop) acceptFrom(key int32) {
 			if a.limits.AcceptFailed != nil {
 				a.limits.AcceptFailed(fmt.Errorf("relay: accept: %w", err))
 			}
-			l.pause(a, key)
+			l.pause(a, key, acceptPause)
 			return
 		}
 	}
 }
 
 // pause stops accepting for a moment: without descriptors a level-triggered listener would spin.
-func (l *Loop) pause(a *acceptor, key int32) {
+func (l *Loop) pause(a *acceptor, key int32, wait time.Duration) {
 	if !a.paused {
 		a.paused = true
 		unix.EpollCtl(l.epfd, unix.EPOLL_CTL_DEL, a.fd, nil)
 	}
-	l.wheel.add(l.now, l.now+int64(acceptPause), wheelEntry{call: func() {
+	l.wheel.add(l.now, l.now+int64(wait), wheelEntry{call: func() {
 		if l.acceptors[key] != a {
 			return
 		}
 		ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLEXCLUSIVE, Fd: key}
 		if err := unix.EpollCtl(l.epfd, unix.EPOLL_CTL_ADD, a.fd, &ev); err != nil {
-			l.pause(a, key)
+			l.pause(a, key, acceptPause)
 			return
 		}
 		a.paused = false
@@ -365,13 +384,25 @@ func (l *Loop) adopt(a *acceptor, fd int, peer netip.AddrPort) {
 	if !local.IsValid() {
 		local = localAddr(fd)
 	}
+	c := &conn{loop: l, fd: [2]int{fd, -1}}
+	if a.door != nil {
+		c.s.Start(a.limits, l.now, false)
+		c.greet = newGreeting(c, peer, local, a.door)
+		l.place(c)
+		return
+	}
 	owner, preamble := a.accept(peer, local)
 	if owner == nil {
 		unix.Close(fd)
 		return
 	}
-	c := &conn{loop: l, owner: owner, fd: [2]int{fd, -1}}
+	c.owner = owner
 	c.s.Start(a.limits, l.now, preamble)
+	l.place(c)
+}
+
+// place gives a session its slot, and its client's socket to the kernel to watch.
+func (l *Loop) place(c *conn) {
 	if n := len(l.free); n > 0 {
 		c.slot, l.free = l.free[n-1], l.free[:n-1]
 		l.conns[c.slot] = c
@@ -380,6 +411,10 @@ func (l *Loop) adopt(a *acceptor, fd int, peer netip.AddrPort) {
 		l.conns = append(l.conns, c)
 	}
 	if err := c.watch(Client); err != nil {
+		if c.greet != nil {
+			c.greet.end(err)
+			return
+		}
 		c.feed(func(out []Action) []Action { return c.s.cut(ReasonInternal, err.Error(), out) })
 		return
 	}
@@ -405,6 +440,8 @@ func (l *Loop) tick(e wheelEntry) {
 	}
 	c.armed = 0
 	switch due := c.due(); {
+	case c.greet != nil && due != 0 && due <= l.now:
+		c.greet.end(os.ErrDeadlineExceeded)
 	case c.closed || due == 0:
 	case due > l.now:
 		c.arm()
@@ -415,42 +452,11 @@ func (l *Loop) tick(e wheelEntry) {
 	}
 }
 
-// handOver moves a session that needs a stream to its broker to a goroutine: its state is a value, and its descriptor becomes a net.Conn.
-func (l *Loop) handOver(c *conn, a Answer) {
-	f := os.NewFile(uintptr(c.fd[Client]), "client")
-	unix.EpollCtl(l.epfd, unix.EPOLL_CTL_DEL, c.fd[Client], nil)
-	nc, err := net.FileConn(f) // a duplicate
-	f.Close()
-	c.fd[Client] = -1
-	if err != nil {
-		c.feed(func(out []Action) []Action { return c.s.cut(ReasonInternal, err.Error(), out) })
-		return
-	}
-	d := newDriver(nc.(*net.TCPConn), c.owner)
-	d.epoch = l.epoch
-	d.s.Resume(c.s.limits, c.s.State)
-	d.handle = c
-	c.s.letGo() // the driver's session has it now
-	c.moved.Store(d)
-	l.release(c)
-	l.mu.Lock()
-	l.moved[d] = struct{}{}
-	l.mu.Unlock()
-	l.yield = true
-	l.work.Go(func() {
-		d.answer(a)
-		d.run()
-		l.mu.Lock()
-		delete(l.moved, d)
-		l.mu.Unlock()
-	})
-}
-
 // release takes c out of the loop. What still knows it, the wheel or somebody's handle, keeps next to nothing alive.
 func (l *Loop) release(c *conn) {
 	l.conns[c.slot] = nil
 	l.free = append(l.free, c.slot)
 	c.closed = true
 	c.s = Session{State: State{Phase: Closed}, limits: c.s.limits}
-	c.owner, c.target, c.failure = nil, nil, nil
+	c.owner, c.target, c.failure, c.greet = nil, nil, nil, nil
 }

@@ -133,7 +133,7 @@ func TestLoopsShareAListener(t *testing.T) {
 	var by [2]atomic.Int64
 	var stop [2]func()
 	for i := range by {
-		startLoop(t, func(loop *Loop) (func(), error) {
+		startLoop(t, nil, func(loop *Loop) (func(), error) {
 			var err error
 			stop[i], err = loop.Listen(ln, &Limits{}, func(_, _ netip.AddrPort) (Owner, bool) {
 				by[i].Add(1)
@@ -186,7 +186,7 @@ func TestOutOfDescriptors(t *testing.T) {
 	defer ln.Close()
 	failed := make(chan error, 100)
 	queries := make(chan Query, 100)
-	startLoop(t, func(loop *Loop) (func(), error) {
+	startLoop(t, nil, func(loop *Loop) (func(), error) {
 		return loop.Listen(ln, &Limits{AcceptFailed: func(err error) {
 			select {
 			case failed <- err:
@@ -353,7 +353,7 @@ func TestSessionsThatMovedEndWithTheirLoop(t *testing.T) {
 	}})
 	sums := make(chan Summary, 1)
 	o.closed = func(s Summary) { sums <- s }
-	loop, err := NewLoop()
+	loop, err := NewLoop(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,12 +18,15 @@ type Loop struct{}
 var errNoEpoll = errors.New("relay: no epoll on this system")
 
 // NewLoop fails.
-func NewLoop() (*Loop, error) { return nil, errNoEpoll }
+func NewLoop(Shared) (*Loop, error) { return nil, errNoEpoll }
 
 // Listen fails.
 func (*Loop) Listen(*net.TCPListener, *Limits, Accept) (stop func(), err error) {
 	return nil, errNoEpoll
 }
+
+// Open fails.
+func (*Loop) Open(*net.TCPListener, *Limits, Door) (stop func(), err error) { return nil, errNoEpoll }
 
 // Run fails.
 func (*Loop) Run(context.Context) error { return errNoEpoll }

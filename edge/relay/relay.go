@@ -106,10 +106,12 @@ type Answer struct {
 
 // Target is a broker to connect to.
 type Target struct {
-	// Addrs are the broker's addresses for plain TCP, tried in order. Empty: Dial is used.
+	// Addrs are the broker's addresses for plain TCP, tried in order. Empty: Dial or Join is used.
 	Addrs []netip.AddrPort
-	// Dial connects to a broker by other means. It must heed ctx. It writes the PROXY header itself.
+	// Dial connects to a broker by other means, for sessions that goroutines run. It must heed ctx. It writes the PROXY header itself.
 	Dial func(ctx context.Context) (Stream, error)
+	// Join is Dial for sessions in a loop, which go on with the connection in the layers that it names.
+	Join func(ctx context.Context) (Wrapped, error)
 	// Prelude goes out before the client's first byte, in the same segment; plain TCP only.
 	Prelude []byte
 	// DialTimeout bounds the whole dial, over all addresses. 0 = 3 s.

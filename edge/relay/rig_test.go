@@ -46,7 +46,8 @@ type tcpBroker struct {
 	ln *net.TCPListener
 }
 
-func newTCPBroker(t *testing.T) *tcpBroker {
+// newTCPBroker starts one; wrap shakes hands on its connections.
+func newTCPBroker(t *testing.T, wrap ...func(net.Conn) (net.Conn, error)) *tcpBroker {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -59,7 +60,15 @@ func newTCPBroker(t *testing.T) *tcpBroker {
 			if err != nil {
 				return
 			}
-			b.conns <- c
+			for _, f := range wrap {
+				raw := c
+				if c, err = f(raw); err != nil {
+					raw.Close() // the session gave it up
+				}
+			}
+			if err == nil {
+				b.conns <- c
+			}
 		}
 	})
 	t.Cleanup(func() {
@@ -80,27 +89,25 @@ func (b *tcpBroker) addr() netip.AddrPort { return b.ln.Addr().(*net.TCPAddr).Ad
 
 // rigKind is one way of running sessions.
 type rigKind struct {
-	name string
-	make func(t *testing.T, own *scriptOwner, l *Limits, preamble bool) *rig
+	name    string
+	wrapped bool // with layers: what precedes MQTT is nothing of the session's
+	ws      bool // a close frame ends both directions
+	make    func(t *testing.T, own *scriptOwner, l *Limits, preamble bool) *rig
 }
 
 func rigKinds() []rigKind {
 	kinds := []rigKind{
-		{"bare", func(_ *testing.T, o *scriptOwner, l *Limits, p bool) *rig { return newBareRig(o, l, p, false, false) }},
-		{"bare torn", func(_ *testing.T, o *scriptOwner, l *Limits, p bool) *rig { return newBareRig(o, l, p, false, true) }},
-		{"bare written out and read back", func(_ *testing.T, o *scriptOwner, l *Limits, p bool) *rig { return newBareRig(o, l, p, true, true) }},
-		{"goroutines in memory", memoryRig},
-		{"goroutines on TCP", func(t *testing.T, o *scriptOwner, l *Limits, p bool) *rig { return goroutineRig(t, o, l, p, false) }},
-		{"goroutines on TLS", func(t *testing.T, o *scriptOwner, l *Limits, p bool) *rig { return goroutineRig(t, o, l, p, true) }},
+		{name: "bare", make: func(_ *testing.T, o *scriptOwner, l *Limits, p bool) *rig { return newBareRig(o, l, p, false, false) }},
+		{name: "bare torn", make: func(_ *testing.T, o *scriptOwner, l *Limits, p bool) *rig { return newBareRig(o, l, p, false, true) }},
+		{name: "bare written out and read back", make: func(_ *testing.T, o *scriptOwner, l *Limits, p bool) *rig { return newBareRig(o, l, p, true, true) }},
+		{name: "goroutines in memory", make: memoryRig},
+		{name: "goroutines on TCP", make: func(t *testing.T, o *scriptOwner, l *Limits, p bool) *rig { return goroutineRig(t, o, l, p, false) }},
+		{name: "goroutines on TLS", make: func(t *testing.T, o *scriptOwner, l *Limits, p bool) *rig { return goroutineRig(t, o, l, p, true) }},
 	}
 	if Supported {
-		kinds = append(
-			kinds,
-			rigKind{"epoll", func(t *testing.T, o *scriptOwner, l *Limits, p bool) *rig { return loopRig(t, o, l, p, false) }},
-			rigKind{"epoll, then goroutines", func(t *testing.T, o *scriptOwner, l *Limits, p bool) *rig { return loopRig(t, o, l, p, true) }},
-		)
+		kinds = append(kinds, rigKind{name: "epoll", make: loopRig})
 	}
-	return kinds
+	return append(kinds, wrappedKinds()...)
 }
 
 // conn returns the owner's Conn once there is one; before, a session can only be stopped by closing its end.
@@ -189,22 +196,15 @@ func served(t *testing.T, own *scriptOwner, l *Limits, preamble bool, srv Stream
 	return &rig{own: own, client: connEnd{cl}, broker: broker, wait: func(time.Duration) {}, stop: own.stop}
 }
 
-// loopRig runs the epoll driver. With leave the target is one that the loop cannot dial, so that the session leaves it.
-func loopRig(t *testing.T, own *scriptOwner, l *Limits, preamble, leave bool) *rig {
+// loopRig runs the epoll driver.
+func loopRig(t *testing.T, own *scriptOwner, l *Limits, preamble bool) *rig {
 	b := newTCPBroker(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	own.target = func() *Target { return &Target{Addrs: []netip.AddrPort{b.addr()}, Prelude: prelude} }
-	if leave {
-		own.target = func() *Target {
-			return &Target{Prelude: prelude, Dial: func(ctx context.Context) (Stream, error) {
-				return connectTCP(ctx, []netip.AddrPort{b.addr()}, time.Now().Add(patience))
-			}}
-		}
-	}
-	startLoop(t, func(loop *Loop) (func(), error) {
+	startLoop(t, nil, func(loop *Loop) (func(), error) {
 		return loop.Listen(ln.(*net.TCPListener), l, func(_, _ netip.AddrPort) (Owner, bool) { return own, preamble })
 	})
 	cl, err := net.Dial("tcp", ln.Addr().String())
@@ -217,9 +217,9 @@ func loopRig(t *testing.T, own *scriptOwner, l *Limits, preamble, leave bool) *r
 }
 
 // startLoop runs a loop until the test ends.
-func startLoop(t testing.TB, listen func(*Loop) (func(), error)) *Loop {
+func startLoop(t testing.TB, shared Shared, listen func(*Loop) (func(), error)) *Loop {
 	t.Helper()
-	loop, err := NewLoop()
+	loop, err := NewLoop(shared)
 	if err != nil {
 		t.Fatal(err)
 	}

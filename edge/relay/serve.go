@@ -29,7 +29,6 @@ type driver struct {
 	owner  Owner
 	client Stream
 	epoch  time.Time
-	handle Conn // what the owner knows the session by
 
 	mu       sync.Mutex
 	moved    sync.Cond // on mu: the session moved on; wakes a reader that was told to wait
@@ -63,7 +62,6 @@ type job struct {
 
 func newDriver(client Stream, owner Owner) *driver {
 	d := &driver{client: client, owner: owner, epoch: time.Now()}
-	d.handle = d
 	d.moved.L = &d.mu
 	return d
 }
@@ -119,7 +117,7 @@ func (d *driver) carryOut(event func(out []Action) []Action) []job {
 				continue
 			}
 			q.Connect = &c
-			if ans, ok := d.owner.Route(d.handle, q); ok {
+			if ans, ok := d.owner.Route(d, q); ok {
 				d.target = ans.Target
 				out = d.s.Routed(ans, d.now(), out)
 			}
@@ -130,14 +128,14 @@ func (d *driver) carryOut(event func(out []Action) []Action) []job {
 		case OpAccepted:
 			d.target = nil
 			if k, err := mqtt.ParseConnack(a.Data, d.s.Version); err == nil {
-				d.owner.Accepted(d.handle, k, d.s.toConnack())
+				d.owner.Accepted(d, k, d.s.toConnack())
 			}
 		case OpGoodbye:
 			if m, err := mqtt.ParseDisconnect(a.Data, d.s.Version); err == nil {
-				d.owner.Goodbye(d.handle, m)
+				d.owner.Goodbye(d, m)
 			}
 		case OpBrokerEnded:
-			d.owner.BrokerEnded(d.handle)
+			d.owner.BrokerEnded(d)
 		case OpFlow:
 			out = d.s.Flow(d.left(), d.now(), out)
 		case OpFinish:

@@ -43,6 +43,7 @@ var scripts = []struct {
 	answers  []answer
 	limits   Limits
 	preamble bool
+	half     bool // one direction goes on after the other has ended, which WebSocket does not have
 	steps    []step
 }{
 	{name: "a life", steps: then(
@@ -65,7 +66,7 @@ var scripts = []struct {
 		broker(connack311[:2]), broker(connack311[2:]), clientGets(connack311), told("accepted false "),
 		clientFIN, brokerEnds, brokerFIN, told("closed client_closed"),
 	}},
-	{name: "a whole life at once", steps: []step{
+	{name: "a whole life at once", half: true, steps: []step{
 		client(connect311, publish, goodbye), clientFIN,
 		brokerGets(prelude, connect311, publish, goodbye), brokerEnds, told("goodbye 0 false 0"),
 		broker(connack311), clientGets(connack311), told("accepted false "), brokerFIN, clientEnds, told("closed client_disconnect"),
@@ -82,7 +83,7 @@ var scripts = []struct {
 		client(connect311), brokerGets(prelude, connect311), broker(refused311), clientGets(refused311), neverTold("accepted false "),
 		brokerFIN, clientEnds, clientFIN, told("closed broker_refused"),
 	}},
-	{name: "the broker's last words arrive after its FIN", steps: then(
+	{name: "the broker's last words arrive after its FIN", half: true, steps: then(
 		established,
 		clientFIN, brokerEnds, broker(bigPublish), brokerFIN, clientGets(bigPublish), clientEnds, told("closed client_closed"),
 	)},
@@ -106,20 +107,20 @@ var scripts = []struct {
 		client(goodbye5, goodbye), brokerGets(goodbye5, goodbye), told("goodbye 4 true 256"), neverTold("goodbye 0 false 0"),
 		clientFIN, brokerEnds, brokerFIN, told("closed client_disconnect"),
 	)},
-	{name: "half close by the broker", steps: then(
+	{name: "half close by the broker", half: true, steps: then(
 		established,
 		brokerFIN, clientEnds, client(publish), brokerGets(publish), clientFIN, told("closed broker_closed"),
 	)},
 	{name: "the client is reset", steps: then(established, clientAbort, brokerEnds, brokerFIN, told("closed client_closed"))},
 	{name: "the broker is reset", steps: then(established, brokerAbort, clientEnds, clientFIN, told("closed broker_closed"))},
 
-	{name: "the client is reset after its half close", steps: then(
+	{name: "the client is reset after its half close", half: true, steps: then(
 		established,
 		client(publish, goodbye), clientFIN, brokerGets(publish, goodbye), brokerEnds, told("goodbye 0 false 0"), clientAbort, neverTold("closed client_disconnect"),
 		brokerFIN, told("closed client_disconnect"),
 	)},
 
-	{name: "first choice cannot be dialed, and the client has said all", answers: []answer{toNowhere, toBroker}, steps: []step{
+	{name: "first choice cannot be dialed, and the client has said all", half: true, answers: []answer{toNowhere, toBroker}, steps: []step{
 		client(connect311, publish, goodbye), clientFIN, told("route dev 1 cause 1"), brokerGets(prelude, connect311, publish, goodbye), brokerEnds,
 		told("goodbye 0 false 0"), broker(connack311), clientGets(connack311), brokerFIN, clientEnds, told("closed client_disconnect"),
 	}},
@@ -139,7 +140,7 @@ var scripts = []struct {
 	{name: "refused, and the client stays", limits: Limits{Linger: 100 * time.Millisecond}, answers: []answer{refuseBusy}, steps: []step{
 		client(connect311), clientGets([]byte{0x20, 2, 0, 3}), clientEnds, after(time.Second), told("closed overload"),
 	}},
-	{name: "refused after the client's half close", answers: []answer{later}, steps: []step{
+	{name: "refused after the client's half close", half: true, answers: []answer{later}, steps: []step{
 		client(connect311, publish), clientFIN, told("route dev 0 cause 0"), refuseNow,
 		clientGets([]byte{0x20, 2, 0, 3}), clientEnds, told("closed overload"),
 	}},
@@ -268,6 +269,9 @@ func TestScripts(t *testing.T) {
 	for _, kind := range rigKinds() {
 		t.Run(kind.name, func(t *testing.T) {
 			for _, sc := range scripts {
+				if sc.preamble && kind.wrapped || sc.half && kind.ws {
+					continue
+				}
 				t.Run(sc.name, func(t *testing.T) {
 					t.Parallel()
 					own := newScriptOwner(sc.answers)

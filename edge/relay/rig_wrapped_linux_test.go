@@ -1,0 +1,180 @@
+package relay
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/limpet-mesh/limpet/edge/tls13"
+	"github.com/limpet-mesh/limpet/edge/ws"
+	wsstream "github.com/limpet-mesh/limpet/edge/ws/stream"
+)
+
+// wrapping is the layers on one side of a session in a loop.
+type wrapping struct {
+	tls    bool
+	policy tls13.Policy
+	ws     bool
+}
+
+func (w wrapping) String() string {
+	var parts []string
+	if w.tls {
+		parts = append(parts, map[tls13.Policy]string{tls13.Own: "own records", tls13.Crypto: "tls.Conn"}[w.policy])
+	}
+	if w.ws {
+		parts = append(parts, "ws")
+	}
+	return strings.Join(parts, " and ")
+}
+
+var wrappings = []wrapping{{tls: true, policy: tls13.Own}, {tls: true, policy: tls13.Crypto}, {ws: true}, {tls: true, policy: tls13.Own, ws: true}}
+
+func wrappedKinds() (kinds []rigKind) {
+	for i, w := range wrappings {
+		broker := wrappings[(i+1)%len(wrappings)]
+		kinds = append(kinds, rigKind{
+			name: "epoll, " + w.String() + " to " + broker.String(), wrapped: true, ws: w.ws || broker.ws,
+			make: func(t *testing.T, o *scriptOwner, l *Limits, _ bool) *rig { return wrappedRig(t, o, l, w, broker) },
+		})
+	}
+	return kinds
+}
+
+// near makes our layers on a connection; role is ours.
+func (w wrapping) near(ctx context.Context, conn net.Conn, server *tls13.Server) (layers []Layer, rest []byte, err error) {
+	if w.tls {
+		var h *tls13.Handover
+		if server != nil {
+			h, err = server.Handshake(ctx, conn)
+		} else {
+			h, err = tls13.Client(ctx, conn, &tls.Config{InsecureSkipVerify: true}, w.policy)
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		if rest = h.Rest; h.Records != nil {
+			layers = append(layers, h.Records)
+		} else {
+			layers = append(layers, h.Stdlib)
+		}
+	}
+	if w.ws {
+		role := ws.Client
+		if server != nil {
+			role = ws.Server
+		}
+		f := ws.New(role)
+		layers = append(layers, &f)
+	}
+	return layers, rest, nil
+}
+
+// far is the other end of such a connection.
+func (w wrapping) far(conn net.Conn, client bool) (net.Conn, error) {
+	if w.tls {
+		var tc *tls.Conn
+		if client {
+			tc = tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
+		} else {
+			tc = tls.Server(conn, testTLS())
+		}
+		if err := tc.Handshake(); err != nil {
+			return nil, err
+		}
+		conn = tc
+	}
+	if w.ws {
+		role := ws.Server
+		if client {
+			role = ws.Client
+		}
+		conn = framed{conn, wsstream.New(conn, role, nil)}
+	}
+	return conn, nil
+}
+
+// framed is a WebSocket as a net.Conn.
+type framed struct {
+	net.Conn
+	s *wsstream.Stream
+}
+
+func (f framed) Read(p []byte) (int, error)        { return f.s.Read(p) }
+func (f framed) Write(p []byte) (int, error)       { return f.s.Write(p) }
+func (f framed) CloseWrite() error                 { return f.s.CloseWrite() }
+func (f framed) NetConn() net.Conn                 { return f.Conn }
+func (f framed) SetReadDeadline(t time.Time) error { return f.Conn.SetReadDeadline(t) }
+
+// ciphers are what the sessions of a loop share.
+type ciphers struct{ tls13.Cache }
+
+func (c *ciphers) Adopt(l Layer) {
+	if r, ok := l.(*tls13.Records); ok {
+		r.Bind(&c.Cache)
+	}
+}
+
+// testDoor welcomes clients with the layers of a wrapping.
+type testDoor struct {
+	own    Owner
+	w      wrapping
+	server *tls13.Server
+}
+
+func (*testDoor) Room() (time.Duration, bool) { return 0, true }
+func (d *testDoor) Enough(head []byte) bool   { return len(head) > 0 }
+func (d *testDoor) Come(conn net.Conn, _ time.Time) func(context.Context) (Owner, []Layer, []byte) {
+	return func(ctx context.Context) (Owner, []Layer, []byte) {
+		layers, rest, err := d.w.near(ctx, conn, d.server)
+		if err != nil {
+			return nil, nil, nil
+		}
+		return d.own, layers, rest
+	}
+}
+
+// wrappedRig runs the epoll driver with layers on both sides.
+func wrappedRig(t *testing.T, own *scriptOwner, l *Limits, w, broker wrapping) *rig {
+	b := newTCPBroker(t, func(c net.Conn) (net.Conn, error) { return broker.far(c, false) })
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	own.target = func() *Target {
+		return &Target{Join: func(ctx context.Context) (Wrapped, error) {
+			st, err := new(net.Dialer).DialContext(ctx, "tcp", b.addr().String())
+			if err != nil {
+				return Wrapped{}, err
+			}
+			layers, rest, err := broker.near(ctx, st, nil)
+			if err != nil {
+				st.Close()
+				return Wrapped{}, err
+			}
+			out := prelude
+			for i := len(layers) - 1; i >= 0; i-- {
+				out = layers[i].Seal(nil, out)
+			}
+			if _, err := st.Write(out); err != nil {
+				return Wrapped{}, err
+			}
+			return Wrapped{Conn: st.(*net.TCPConn), Layers: layers, Rest: rest}, nil
+		}}
+	}
+	door := &testDoor{own: own, w: w, server: tls13.NewServer(testTLS(), w.policy)}
+	startLoop(t, new(ciphers), func(loop *Loop) (func(), error) { return loop.Open(ln.(*net.TCPListener), l, door) })
+	cl, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	t.Cleanup(func() { cl.Close() })
+	if cl, err = w.far(cl, true); err != nil {
+		t.Fatal(err)
+	}
+	return &rig{own: own, client: connEnd{cl}, broker: func() end { return b.end(t) }, wait: func(time.Duration) {}, stop: own.stop, renew: b.renew}
+}

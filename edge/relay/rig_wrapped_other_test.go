@@ -1,0 +1,5 @@
+//go:build !linux
+
+package relay
+
+func wrappedKinds() []rigKind { return nil }
