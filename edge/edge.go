@@ -29,6 +29,7 @@ import (
 
 	"github.com/limpet-mesh/limpet/edge/listen"
 	"github.com/limpet-mesh/limpet/edge/relay"
+	"github.com/limpet-mesh/limpet/edge/tls13"
 	"github.com/limpet-mesh/limpet/edge/upstream"
 	"github.com/limpet-mesh/limpet/registry"
 	"github.com/limpet-mesh/limpet/router"
@@ -117,7 +118,7 @@ func New(conf Config) (*Server, error) {
 	s.view.Store(router.NewView(conf.Cache.State()))
 	if relay.Supported {
 		for range max(conf.Loops, 1) {
-			l, err := relay.NewLoop(nil)
+			l, err := relay.NewLoop(new(ciphers))
 			if err != nil {
 				return nil, err
 			}
@@ -350,6 +351,16 @@ func (s *Server) refresh(ctx context.Context) {
 	}
 }
 
+// ciphers are what the sessions of a loop share.
+type ciphers struct{ tls13.Cache }
+
+// Adopt implements relay.Shared.
+func (c *ciphers) Adopt(l relay.Layer) {
+	if r, ok := l.(*tls13.Records); ok {
+		r.Bind(&c.Cache)
+	}
+}
+
 // listener is one open listener.
 type listener struct {
 	srv    *Server
@@ -367,9 +378,15 @@ type listener struct {
 // serve accepts until ctx ends or the listener is closed: in the loops where they can, in goroutines otherwise.
 func (ln *listener) serve(ctx context.Context) error {
 	s := ln.srv
-	if tcp := ln.open.RawTCP(); tcp != nil && ln.open.Config().Transport == listen.TCP && len(s.loops) > 0 {
+	if tcp := ln.open.RawTCP(); tcp != nil && len(s.loops) > 0 {
 		for _, l := range s.loops {
-			leave, err := l.Listen(tcp, &ln.limits, ln.accept)
+			var leave func()
+			var err error
+			if ln.open.Config().Transport == listen.TCP {
+				leave, err = l.Listen(tcp, &ln.limits, ln.accept)
+			} else {
+				leave, err = l.Open(tcp, &ln.limits, ln.open.Door(ln.welcome))
+			}
 			ln.mu.Lock()
 			closed := ln.closed
 			if err != nil {
@@ -405,6 +422,14 @@ func (ln *listener) accept(peer, local netip.AddrPort) (relay.Owner, bool) {
 		return nil, false
 	}
 	return c, ln.open.Trusted(c.origin.Peer.Addr())
+}
+
+// welcome admits a connection of a loop that has shaken hands.
+func (ln *listener) welcome(o relay.Origin) relay.Owner {
+	if c := ln.srv.admit(ln, o); c != nil {
+		return c
+	}
+	return nil
 }
 
 // close stops accepting.

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/limpet-mesh/limpet/edge/relay"
+
+	"github.com/limpet-mesh/limpet/edge/tls13"
 )
 
 // The transports.
@@ -36,6 +38,8 @@ type Config struct {
 	TLS *TLSConfig
 	// WebSocket matters for WS and WSS.
 	WebSocket WebSocket
+	// TLSRecords says who goes on with TLS after the handshake where a loop does it (Door): crypto/tls, or records of our own.
+	TLSRecords tls13.Policy
 	// HandshakeTimeout is the one deadline for all that precedes the first MQTT byte, from accept. 0 = 10 s.
 	HandshakeTimeout time.Duration
 	// MaxHandshakes bounds the handshakes in flight; 0 = 4096. When it is reached accepting waits, at most until the oldest is

@@ -99,6 +99,7 @@ func open(cfg Config) (*Listener, error) {
 		if l.certs, err = newCertificates(*cfg.TLS, cfg.alpn(), cfg.Transport == QUIC); err != nil {
 			return nil, err
 		}
+		l.certs.newServer(cfg.TLSRecords)
 	}
 	if cfg.Transport == QUIC {
 		pc, err := net.ListenPacket("udp", cfg.Address)
@@ -160,6 +161,7 @@ func (l *Listener) Reload(c TLSConfig) error {
 func (l *Listener) SetTicketKeys(keys [][32]byte) {
 	if l.certs != nil && len(keys) > 0 {
 		l.certs.outer.SetSessionTicketKeys(keys)
+		l.certs.server.SetSessionTicketKeys(keys)
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+
+	"github.com/limpet-mesh/limpet/edge/tls13"
 )
 
 // TLSConfig is what TLS, WSS and QUIC listeners show and ask for.
@@ -48,6 +50,7 @@ type certificates struct {
 	alpn    []string // what the listener speaks; the first that the client offers is chosen
 	strict  bool     // no common name is a failure (QUIC: RFC 9001 §8.1)
 	outer   *tls.Config
+	server  *tls13.Server // for loops: likewise
 	current atomic.Pointer[policy]
 }
 

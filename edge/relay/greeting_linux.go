@@ -76,7 +76,7 @@ func (g *greeting) begin() {
 	l := c.loop
 	g.begun = true
 	l.yield = true
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(l.ctx)
 	l.work.Go(func() {
 		defer cancel()
 		owner, layers, rest := g.welcome(ctx)

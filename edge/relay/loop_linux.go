@@ -53,7 +53,8 @@ type Loop struct {
 	scratch   scratch
 	pieces    [][]byte // emptied rests of records
 	shared    Shared   // nil: none
-	ticking   bool     // shared is told the time
+	ctx       context.Context
+	ticking   bool // shared is told the time
 	busy      bool
 	yield     bool // a call of ours may have made a goroutine runnable
 	now       int64
@@ -198,6 +199,7 @@ func (l *Loop) send(m mail) bool {
 
 // Run runs the loop until ctx ends. Then it stops accepting, closes the sessions that are left, and waits for the handshakes.
 func (l *Loop) Run(ctx context.Context) error {
+	l.ctx = ctx
 	end := context.AfterFunc(ctx, func() { l.send(mail{}) })
 	defer end()
 	for ctx.Err() == nil {

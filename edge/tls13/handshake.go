@@ -65,6 +65,9 @@ func NewServer(base *tls.Config, policy Policy) *Server {
 	return s
 }
 
+// SetSessionTicketKeys is as that of tls.Config, at any time.
+func (s *Server) SetSessionTicketKeys(keys [][32]byte) { s.config.SetSessionTicketKeys(keys) }
+
 // Handshake shakes hands as a server. It blocks, by the deadlines of conn and until ctx ends, which closes conn. Afterwards conn
 // is not touched any more; after an error it is to be closed (the alert has been written).
 func (s *Server) Handshake(ctx context.Context, conn net.Conn) (*Handover, error) {
