@@ -427,7 +427,7 @@ func (c *client) Closed(sum relay.Summary) {
 	s.live.Add(-1)
 	s.conf.Metrics.closed(sum)
 	switch sum.Reason {
-	case relay.ReasonBrokerClosed, relay.ReasonConnackTimeout, relay.ReasonBrokerProtocol:
+	case relay.ReasonBrokerClosed, relay.ReasonBrokerTimeout, relay.ReasonConnackTimeout, relay.ReasonBrokerProtocol:
 		// It proves nothing, since strangers can provoke it, but is reason to look.
 		if s.conf.Doubt != nil && at.Broker != "" {
 			s.conf.Doubt(at, nil)
