@@ -343,6 +343,9 @@ func (c *client) aim(t *relay.Target, b *registry.Broker) bool {
 	header := upstream.AppendProxy(nil, b.Proxy, &c.origin)
 	dialer := c.srv.conf.Dialer
 	t.Dial = func(ctx context.Context) (relay.Stream, error) { return dialer.Dial(ctx, b, header) }
+	t.Join = func(ctx context.Context, shared relay.Shared) (relay.Wrapped, error) {
+		return dialer.Join(ctx, b, header, shared)
+	}
 	return true
 }
 
@@ -424,7 +427,7 @@ func (c *client) Closed(sum relay.Summary) {
 	s.live.Add(-1)
 	s.conf.Metrics.closed(sum)
 	switch sum.Reason {
-	case relay.ReasonBrokerClosed, relay.ReasonConnackTimeout, relay.ReasonBrokerProtocol:
+	case relay.ReasonBrokerClosed, relay.ReasonBrokerTimeout, relay.ReasonConnackTimeout, relay.ReasonBrokerProtocol:
 		// It proves nothing, since strangers can provoke it, but is reason to look.
 		if s.conf.Doubt != nil && at.Broker != "" {
 			s.conf.Doubt(at, nil)

@@ -259,7 +259,7 @@ func (m *mesh) edge(id string, options ...edgeOption) *testEdge {
 	})
 	resolver := upstream.NewResolver(upstream.ResolverConfig{Log: zerolog.Nop(), DNS: m.dns})
 	conf := Config{
-		ID: id, Cache: e.cache, Committer: committer, Resolver: resolver, Dialer: upstream.NewDialer(resolver, zerolog.Nop()),
+		ID: id, Cache: e.cache, Committer: committer, Resolver: resolver, Dialer: upstream.NewDialer(upstream.DialerConfig{Resolver: resolver, Log: zerolog.Nop()}),
 		Log: log, Metrics: NewMetrics(e.reg),
 		Doubt: func(ref registry.BrokerRef, err error) {
 			if err == nil {

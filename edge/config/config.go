@@ -35,16 +35,17 @@ const MaxFile = 1 << 20
 // Edge is the static configuration of one edge. Fields that the file leaves out have their default,
 // file names are absolute or relative to the working directory.
 type Edge struct {
-	Mesh      string
-	ID        string // default: the host's name, made valid
-	Store     Store
-	MeshFile  string // the pools; set if and only if Store.None
-	Listeners []Listener
-	Limits    Limits
-	Loops     int // epoll loops; 0 = choose
-	Admin     Admin
-	Log       Log
-	Shutdown  Shutdown
+	Mesh       string
+	ID         string // default: the host's name, made valid
+	Store      Store
+	MeshFile   string // the pools; set if and only if Store.None
+	Listeners  []Listener
+	TLSRecords TLSRecords
+	Limits     Limits
+	Loops      int // epoll loops; 0 = choose
+	Admin      Admin
+	Log        Log
+	Shutdown   Shutdown
 
 	at *index
 }
@@ -138,6 +139,15 @@ const (
 	ClientAuthNone    ClientAuth = "none"
 	ClientAuthRequest ClientAuth = "request" // asked for; verified if shown
 	ClientAuthRequire ClientAuth = "require" // a verified certificate or no connection
+)
+
+// TLSRecords says whose code goes on with a TLS 1.3 connection after its handshake, which is crypto/tls's always. It is for clients
+// and brokers whose sessions live in the loops.
+type TLSRecords string
+
+const (
+	TLSRecordsStdlib TLSRecords = "stdlib" // crypto/tls (default)
+	TLSRecordsLimpet TLSRecords = "limpet" // our own record layer; TLS 1.2 and FIPS 140-3 mode stay with crypto/tls
 )
 
 // WebSocket is how a listener upgrades requests.

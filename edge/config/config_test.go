@@ -51,6 +51,7 @@ listeners:
   - type: quic
     address: "0.0.0.0:1883"
     tls: {certificates: [{cert: a.pem, key: a.key}], client_ca: clients.pem, client_auth: request}
+tls_records: limpet
 limits: {connect_size: 64KiB, connect_timeout: 7s, connections: 5000, handshakes: 99}
 loops: 3
 admin: {address: "[::1]:19883"}
@@ -109,11 +110,12 @@ var wantFullEdge = Edge{
 			},
 		},
 	},
-	Limits:   Limits{64 << 10, 7 * time.Second, 5000, 99},
-	Loops:    3,
-	Admin:    Admin{"[::1]:19883"},
-	Log:      Log{"debug", "console"},
-	Shutdown: Shutdown{90 * time.Second},
+	TLSRecords: TLSRecordsLimpet,
+	Limits:     Limits{64 << 10, 7 * time.Second, 5000, 99},
+	Loops:      3,
+	Admin:      Admin{"[::1]:19883"},
+	Log:        Log{"debug", "console"},
+	Shutdown:   Shutdown{90 * time.Second},
 }
 
 func TestEveryFieldOfAnEdge(t *testing.T) {
@@ -156,9 +158,10 @@ func TestDefaultsOfAnEdge(t *testing.T) {
 	got.at = nil
 	equal(t, *got, Edge{
 		Mesh: "m", ID: NameFrom(host), Store: Store{None: true}, MeshFile: "m.yaml",
-		Listeners: []Listener{{Name: "tcp", Type: TCP, Address: ":1883", Pool: "default"}},
-		Limits:    Limits{ConnectSize: 131072, ConnectTimeout: 10 * time.Second, Handshakes: 4096},
-		Admin:     Admin{"127.0.0.1:9883"}, Log: Log{"info", "json"}, Shutdown: Shutdown{10 * time.Second},
+		Listeners:  []Listener{{Name: "tcp", Type: TCP, Address: ":1883", Pool: "default"}},
+		TLSRecords: TLSRecordsStdlib,
+		Limits:     Limits{ConnectSize: 131072, ConnectTimeout: 10 * time.Second, Handshakes: 4096},
+		Admin:      Admin{"127.0.0.1:9883"}, Log: Log{"info", "json"}, Shutdown: Shutdown{10 * time.Second},
 	})
 }
 

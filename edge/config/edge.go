@@ -41,6 +41,7 @@ func (e *Edge) fields() fields {
 			}
 			v.list("listeners", 1, func(_ int, v value) { e.Listeners = append(e.Listeners, readListener(v)) })
 		},
+		"tls_records": func(v value) { e.TLSRecords = oneOf(v, TLSRecordsStdlib, TLSRecordsLimpet) },
 		"limits": func(v value) {
 			v.mapping(fields{
 				"connect_size":    func(v value) { e.Limits.ConnectSize = v.size(1<<10, 1<<20) },
@@ -70,6 +71,7 @@ const maxListeners = 1000
 
 // complete fills what the file leaves out, then judges what no single field can tell.
 func (e *Edge) complete(v value) {
+	set(&e.TLSRecords, TLSRecordsStdlib)
 	set(&e.Limits.ConnectSize, DefaultConnectSize)
 	set(&e.Limits.ConnectTimeout, DefaultConnectTimeout)
 	set(&e.Limits.Handshakes, DefaultHandshakes)

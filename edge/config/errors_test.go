@@ -29,7 +29,7 @@ pools:
 var mistakes = []struct{ name, file, want string }{
 	// The file as YAML.
 	{"empty", "", "1:1: mesh: required field is missing\n1:1: store: required field is missing\n1:1: listeners: required field is missing"},
-	{"text instead of a mapping", "x", `1:1: expected a mapping with one of admin, id, limits, listeners, log, loops, mesh, mesh_file, shutdown, store, found "x"`},
+	{"text instead of a mapping", "x", `1:1: expected a mapping with one of admin, id, limits, listeners, log, loops, mesh, mesh_file, shutdown, store, tls_records, found "x"`},
 	{"bracket not closed", "a: [1, 2", "1:4: not valid YAML: expected ']' to what begins here, found the end of the file"},
 	{"brace not closed", "a: {b: c\nd: e", "2:1: not valid YAML: expected ',' or '}', found \"d\""},
 	{"comma forgotten", "a: [b c: d]", "1:8: not valid YAML: expected ',' or ']', found \":\": text with a ':' in it may need quotes"},
@@ -86,6 +86,8 @@ var mistakes = []struct{ name, file, want string }{
 	{"zeros", head + "loops: 00", `7:8: loops: expected a whole number from 0 to 1024, found "00": did you mean "0"?`},
 	{"octal size", head + "limits: {connect_size: 0131072}", `7:24: limits.connect_size: expected a size from 1KiB to 1MiB, such as 131072 or 128KiB, found "0131072": did you mean "131072"?`},
 	{"negative number", head + "limits: {connections: -1}", `7:23: limits.connections: expected a whole number from 0 to 100000000, found "-1"`},
+
+	{"whose records", head + "tls_records: limpit", `7:14: tls_records: expected one of stdlib, limpet, found "limpit": did you mean "limpet"?`},
 
 	// Listeners.
 	{"type missing", head + "  - {name: a}", "7:5: listeners[1].type: required field is missing"},

@@ -215,6 +215,8 @@ func (c *conn) carryOut(out []Action) {
 			c.owner.BrokerEnded(c)
 		case OpFlow:
 			out = c.s.Flow(len(c.pend[Client])+unacknowledged(c.fd[Client]), l.now, out)
+		case OpUnread:
+			out = c.s.Unread(a.Side, unread(c.fd[a.Side]), l.now, out)
 		case OpFinish:
 			if c.finish = c.owes(Client) || c.owes(Broker); !c.finish {
 				out = c.s.Finished(out)

@@ -49,8 +49,8 @@ func TestTransportErrorIsTheReason(t *testing.T) {
 			s.Ended(Broker, 3, nil)
 			s.Finished(nil)
 		}
-		if s.Phase != Closed || s.Reason != ReasonTransport || s.Detail != "unmasked frame" {
-			t.Errorf("phase %d: ended in phase %d with %v %q", phase, s.Phase, s.Reason, s.Detail)
+		if s.Phase != Closed || s.Reason != ReasonTransport || s.kept().Detail != "unmasked frame" {
+			t.Errorf("phase %d: ended in phase %d with %v %q", phase, s.Phase, s.Reason, s.kept().Detail)
 		}
 	}
 
@@ -66,8 +66,8 @@ func TestTransportErrorIsTheReason(t *testing.T) {
 	s.Ended(Client, 5, nil)
 	s.Ended(Broker, 6, nil)
 	s.Finished(nil)
-	if s.Phase != Closed || s.Reason != ReasonClientDisconnect || s.Detail != "" {
-		t.Errorf("phase %d, %v %q: the first broker's fault is the session's", s.Phase, s.Reason, s.Detail)
+	if s.Phase != Closed || s.Reason != ReasonClientDisconnect || s.kept().Detail != "" {
+		t.Errorf("phase %d, %v %q: the first broker's fault is the session's", s.Phase, s.Reason, s.kept().Detail)
 	}
 }
 
@@ -78,8 +78,8 @@ func TestTheDeadAreNotWaitedFor(t *testing.T) {
 	if s.Deadline != 2+int64(DefaultLinger) {
 		t.Errorf("deadline %v", time.Duration(s.Deadline))
 	}
-	if s.Tick(s.Deadline, nil); s.Phase != Closed || s.Reason != ReasonClientClosed || s.Detail != "reset" {
-		t.Errorf("phase %d, %v %q", s.Phase, s.Reason, s.Detail)
+	if s.Tick(s.Deadline, nil); s.Phase != Closed || s.Reason != ReasonClientClosed || s.kept().Detail != "reset" {
+		t.Errorf("phase %d, %v %q", s.Phase, s.Reason, s.kept().Detail)
 	}
 
 	s = sessionIn(t, AwaitConnack, &Limits{})

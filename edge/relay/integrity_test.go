@@ -327,6 +327,8 @@ func FuzzSession(f *testing.F) {
 					closed = true
 				case OpFlow:
 					out = s.Flow(len(data), now, out)
+				case OpUnread:
+					out = s.Unread(a.Side, len(data), now, out)
 				case OpFinish:
 					out = s.Finished(out)
 				case OpPreamble:
@@ -396,7 +398,7 @@ func FuzzSession(f *testing.F) {
 			if s.Phase < Relaying && !closed && s.Deadline == 0 {
 				t.Fatalf("phase %d without a deadline", s.Phase)
 			}
-			if len(s.Held) > 1<<12+maxPipelined+1024 || len(s.First) > maxConnack || len(s.Tail) > maxGoodbye {
+			if s := s.kept(); len(s.Held) > 1<<12+maxPipelined+1024 || len(s.First) > maxConnack || len(s.Tail) > maxGoodbye {
 				t.Fatalf("kept: %d %d %d bytes", len(s.Held), len(s.First), len(s.Tail))
 			}
 		}

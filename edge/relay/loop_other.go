@@ -34,5 +34,6 @@ func (*Loop) Run(context.Context) error { return errNoEpoll }
 // userTimeoutControl does nothing: what notices a dead peer here is TCP's keep-alive.
 func userTimeoutControl(_, _ string, _ syscall.RawConn) error { return nil }
 
-// unsent is not known here.
-func unsent(Stream) int { return 0 }
+// unsent and waiting are not known here.
+func unsent(Stream) int  { return 0 }
+func waiting(Stream) int { return 0 }

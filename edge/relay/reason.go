@@ -24,6 +24,8 @@ const (
 	ReasonDialFailed              // no broker could be reached
 	ReasonConnackTimeout          // the broker did not answer the CONNECT in time
 	ReasonBrokerProtocol          // the broker's first packet was no CONNACK
+	ReasonKeepAlive               // the client was silent for longer than it said it would be
+	ReasonBrokerTimeout           // the broker was silent, though the client had sent PINGREQ
 	ReasonBrokerDown              // the mesh judged the broker down
 	ReasonMoved                   // the key belongs to another broker now
 	ReasonTwin                    // a newer connection of the same client has a session at another broker
@@ -62,6 +64,8 @@ var reasonNames = [numReasons]string{
 	ReasonDialFailed:       "dial_failed",
 	ReasonConnackTimeout:   "connack_timeout",
 	ReasonBrokerProtocol:   "broker_protocol",
+	ReasonKeepAlive:        "keep_alive",
+	ReasonBrokerTimeout:    "broker_timeout",
 	ReasonBrokerDown:       "broker_down",
 	ReasonMoved:            "moved",
 	ReasonTwin:             "twin",
@@ -86,6 +90,8 @@ func (r Reason) disconnectCode() byte {
 		return mqtt.UseAnotherServer
 	case ReasonTwin:
 		return mqtt.SessionTakenOver
+	case ReasonKeepAlive:
+		return mqtt.KeepAliveTimeout
 	case ReasonOverload:
 		return mqtt.ServerBusy
 	default:

@@ -130,6 +130,8 @@ type Limits struct {
 	AcceptFailed func(error)
 	// Linger is how long a client may take to close after our last words, or after the broker's. 0 = DefaultLinger.
 	Linger time.Duration
+	// KeepAlive is how many times its Keep Alive a client may be silent. 0 = DefaultKeepAlive; below 0, nobody watches.
+	KeepAlive float64
 }
 
 // The numbers of a session, together.

@@ -20,7 +20,7 @@ func (s *Session) packets(side Side, n int) {
 }
 
 // relay passes p from side to the other, and follows the packets in it.
-func (s *Session) relay(side Side, p []byte, out []Action) []Action {
+func (s *Session) relay(side Side, p []byte, now int64, out []Action) []Action {
 	if s.Dead[side.Other()] {
 		return out
 	}
@@ -30,12 +30,12 @@ func (s *Session) relay(side Side, p []byte, out []Action) []Action {
 	}
 	var stop uint16
 	if side == Client {
-		stop = 1 << mqtt.DISCONNECT
+		stop = 1<<mqtt.DISCONNECT | 1<<mqtt.PINGREQ
 	}
 	scan := &s.Scan[side]
 	for len(p) > 0 {
 		within := p
-		if side == Client && len(s.Tail) > 0 {
+		if side == Client && s.leaving() {
 			within = p[:min(len(p), int(scan.Remaining()))] // the DISCONNECT, and nothing that is behind it
 		}
 		n, ended, err := scan.Skip(within, stop)
@@ -45,17 +45,25 @@ func (s *Session) relay(side Side, p []byte, out []Action) []Action {
 			s.Blind[side] = true
 			break
 		}
-		if side == Client && !s.Said && (len(s.Tail) > 0 || scan.AtHeader() && scan.Type() == mqtt.DISCONNECT) {
+		switch {
+		case side == Broker:
+		case !s.Said && (s.leaving() || scan.AtHeader() && scan.Type() == mqtt.DISCONNECT):
 			out = s.goodbye(p[:n], out)
+		case scan.AtHeader() && scan.Type() == mqtt.PINGREQ:
+			s.asked(now)
 		}
 		p = p[n:]
 	}
 	return out
 }
 
+// leaving reports whether a DISCONNECT of the client's has come in part.
+func (s *Session) leaving() bool { return s.Ends != nil && len(s.Tail) > 0 }
+
 // goodbye collects the client's DISCONNECT [MQTT5 §3.14]; p ends with its fixed header, or is (part of) its body.
 func (s *Session) goodbye(p []byte, out []Action) []Action {
 	scan := &s.Scan[Client]
+	s.keep()
 	if len(s.Tail) == 0 {
 		s.Tail = append(s.Tail, byte(mqtt.DISCONNECT)<<4|scan.Flags())
 		s.Tail = binary.AppendUvarint(s.Tail, uint64(scan.Remaining())) // MQTT's variable byte integer is the same encoding [MQTT5 §1.5.5]
@@ -81,14 +89,14 @@ func (s *Session) Ended(side Side, now int64, out []Action) []Action {
 	switch s.Phase {
 	case AwaitPreamble, AwaitConnect:
 		s.blame(Client)
-		return s.cut(s.Reason, s.Detail, out)
+		return s.cut(s.Reason, s.kept().Detail, out)
 	case Routing, Dialing:
 		if len(s.Held) > int(s.Size) && !s.Dead[Client] {
 			return out // it said all that it had to say, without waiting: the broker shall hear it
 		}
 		// A client that is gone before its CONNECT went out leaves no trace at any broker.
 		s.blame(Client)
-		return s.cut(s.Reason, s.Detail, append(out, Action{Op: OpDrop}))
+		return s.cut(s.Reason, s.kept().Detail, append(out, Action{Op: OpDrop}))
 	case AwaitConnack:
 		if side == Client {
 			s.blame(Client)
@@ -115,12 +123,12 @@ func (s *Session) Ended(side Side, now int64, out []Action) []Action {
 		}
 		// There is no session any more. What the broker said still gets to the client, which closes then: it has that long after the last
 		// byte that moved.
-		s.LastCall = now + int64(halfCloseTimeout)
+		s.keep().LastCall = now + int64(halfCloseTimeout)
 		s.hurry(now)
 		return append(out, Action{Op: OpFlow})
 	case Closing:
 		if side == Client {
-			return s.cut(s.Reason, s.Detail, out)
+			return s.cut(s.Reason, s.kept().Detail, out)
 		}
 	}
 	return out
@@ -128,17 +136,18 @@ func (s *Session) Ended(side Side, now int64, out []Action) []Action {
 
 // Flow answers OpFlow: so many bytes are on their way to the client.
 func (s *Session) Flow(left int, now int64, out []Action) []Action {
-	moved := left > 0 && left != s.Left
-	s.Left = left
+	ends := s.keep()
+	moved := left > 0 && left != ends.Left
+	ends.Left = left
 	switch {
 	case s.Phase != Relaying || s.Deadline != 0: // the first look
 		return out
 	case moved:
-		s.Deadline = min(now+int64(s.limits.linger()), s.LastCall)
+		s.Deadline = min(now+int64(s.limits.linger()), ends.LastCall)
 		return out
 	}
 	s.blame(Broker)
-	return s.cut(s.Reason, s.Detail, out)
+	return s.cut(s.Reason, s.kept().Detail, out)
 }
 
 // Failed tells that side's connection is broken in both directions: a reset, or the transport's error in detail.
@@ -146,6 +155,7 @@ func (s *Session) Failed(side Side, reason Reason, detail string, now int64, out
 	if s.Phase == Closed || s.Dead[side] && s.EOF[side] {
 		return out
 	}
+	s.unwatch()
 	s.Dead[side] = true
 	if s.Phase == Closing {
 		return s.lostOne(side, out)
@@ -153,7 +163,7 @@ func (s *Session) Failed(side Side, reason Reason, detail string, now int64, out
 	if !s.EOF[side] {
 		if s.Reason == ReasonNone && (side == Client || s.Phase == Relaying) {
 			s.blame(side)
-			if s.Detail = detail; reason != ReasonNone {
+			if s.setDetail(detail); reason != ReasonNone {
 				s.Reason = reason
 			}
 		}
@@ -172,13 +182,14 @@ func (s *Session) Unwritable(side Side, detail string, now int64, out []Action) 
 	if s.Phase == Closed || s.Dead[side] {
 		return out
 	}
+	s.unwatch()
 	s.Dead[side] = true
 	switch s.Phase {
 	case Closing:
 		return s.lostOne(side, out)
 	case AwaitConnack, Relaying:
 		if s.Reason == ReasonNone && (side == Client || s.Phase == Relaying) {
-			s.Detail = detail
+			s.setDetail(detail)
 		}
 		s.hurry(now)
 	}
@@ -188,7 +199,7 @@ func (s *Session) Unwritable(side Side, detail string, now int64, out []Action) 
 // lostOne deals with a side that breaks while the session closes: there is one less to wait for.
 func (s *Session) lostOne(side Side, out []Action) []Action {
 	if side == Client && !s.EOF[Client] {
-		return s.cut(s.Reason, s.Detail, out)
+		return s.cut(s.Reason, s.kept().Detail, out)
 	}
 	return append(out, Action{Op: OpFinish})
 }
@@ -218,7 +229,7 @@ func (s *Session) blame(side Side) {
 // brokerSilent deals with a broker that closed before it said anything whole.
 func (s *Session) brokerSilent(now int64, out []Action) []Action {
 	if s.EOF[Client] {
-		return s.cut(s.Reason, s.Detail, out)
+		return s.cut(s.Reason, s.kept().Detail, out)
 	}
 	if s.Beyond || s.First != nil {
 		return s.refuse(ReasonBrokerClosed, "before its CONNACK", mqtt.ServerUnavailable, now, append(out, Action{Op: OpDrop}))
@@ -231,7 +242,7 @@ func (s *Session) Finished(out []Action) []Action {
 	if s.Phase != Closing {
 		return out
 	}
-	return s.cut(s.Reason, s.Detail, out)
+	return s.cut(s.Reason, s.kept().Detail, out)
 }
 
 // Tick tells that Deadline has passed.
@@ -254,20 +265,23 @@ func (s *Session) Tick(now int64, out []Action) []Action {
 		switch {
 		case s.Dead[Client]:
 			s.blame(Client)
-			return s.cut(s.Reason, s.Detail, out)
+			return s.cut(s.Reason, s.kept().Detail, out)
 		case s.Dead[Broker]:
 			return s.brokerSilent(now, out)
 		}
 		return s.refuse(ReasonConnackTimeout, "", mqtt.ServerUnavailable, now, append(out, Action{Op: OpDrop}))
 	case Relaying:
-		if s.EOF[Broker] && !s.Dead[Client] && now < s.LastCall {
+		if s.watching() {
+			return s.look(now, out)
+		}
+		if s.EOF[Broker] && !s.Dead[Client] && now < s.kept().LastCall {
 			s.Deadline = 0 // Flow sets another, or ends the session
 			return append(out, Action{Op: OpFlow})
 		}
 		s.blame(s.silent())
-		return s.cut(s.Reason, s.Detail, out)
+		return s.cut(s.Reason, s.kept().Detail, out)
 	default:
-		return s.cut(s.Reason, s.Detail, out)
+		return s.cut(s.Reason, s.kept().Detail, out)
 	}
 }
 
@@ -284,6 +298,7 @@ func (s *Session) silent() Side {
 func (s *Session) Stop(r Reason, now int64, out []Action) []Action {
 	if s.Said && (s.Phase == AwaitConnack || s.Phase == Relaying) {
 		// The client leaves by itself. The broker shall hear its DISCONNECT, which may be on its way, or it would publish the Will.
+		s.unwatch()
 		s.blame(Client)
 		s.hurry(now)
 		return out
@@ -311,7 +326,8 @@ func (s *Session) refuse(r Reason, detail string, code byte, now int64, out []Ac
 // lastWords sends word to the client and closes after the client has, or has had time to, read it: a close with unread bytes in our receive
 // buffer would be a reset that destroys what is on its way (RFC 1122 §4.2.2.13).
 func (s *Session) lastWords(r Reason, detail string, word []byte, now int64, out []Action) []Action {
-	s.Reason, s.Detail = r, detail
+	s.Reason = r
+	s.setDetail(detail)
 	if s.Dead[Client] {
 		return s.cut(r, detail, out)
 	}
@@ -333,15 +349,17 @@ func (s *Session) cut(r Reason, detail string, out []Action) []Action {
 	if s.Phase == Closed {
 		return out
 	}
-	s.Phase, s.Reason, s.Detail, s.Deadline = Closed, r, detail, 0
+	s.Phase, s.Reason, s.Deadline = Closed, r, 0
+	s.setDetail(detail)
 	s.forget()
 	return append(out, Action{Op: OpClose})
 }
 
 // forget lets go of all that is kept for later.
 func (s *Session) forget() {
-	s.letGo()
-	s.First, s.Tail = nil, nil
+	if s.letGo(); s.Ends != nil {
+		s.First, s.Tail = nil, nil
+	}
 }
 
 // wholePacket is the length of the packet at the start of p, or 0 if it is not all there.

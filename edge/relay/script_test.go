@@ -315,6 +315,8 @@ func (b *bareRig) feed(event func(out []Action) []Action) {
 			b.own.BrokerEnded(b)
 		case OpFlow:
 			out = b.s.Flow(b.out[Client].Len(), b.now, out)
+		case OpUnread:
+			out = b.s.Unread(a.Side, 0, b.now, out)
 		case OpFinish:
 			out = b.s.Finished(out)
 		case OpClose:

@@ -138,6 +138,8 @@ func (d *driver) carryOut(event func(out []Action) []Action) []job {
 			d.owner.BrokerEnded(d)
 		case OpFlow:
 			out = d.s.Flow(d.left(), d.now(), out)
+		case OpUnread:
+			out = d.s.Unread(a.Side, d.unread(a.Side), d.now(), out)
 		case OpFinish:
 			if d.finish = d.writing[Client] || d.writing[Broker]; !d.finish {
 				out = d.s.Finished(out)
@@ -193,6 +195,17 @@ func (d *driver) left() int {
 		n += 1 + len(j.data)
 	}
 	return n
+}
+
+// unread is what side has sent and we have not read, as far as we know it. Called with the lock held.
+func (d *driver) unread(side Side) int {
+	switch {
+	case d.writing[side.Other()]: // who reads this side may be busy with that
+		return 1
+	case side == Client:
+		return waiting(d.client)
+	}
+	return waiting(d.broker)
 }
 
 // write carries out jobs and then whatever was queued behind them.

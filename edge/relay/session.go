@@ -46,6 +46,8 @@ const (
 	OpBrokerEnded
 	// OpFlow: feed back Flow with the bytes that are on their way to the client: in the driver's hands, and unacknowledged in the socket.
 	OpFlow
+	// OpUnread: feed back Unread with the number of Side's bytes that have come and have not been fed yet; what is left in the socket counts.
+	OpUnread
 	// OpFinish: feed back Finished once all earlier writes are out.
 	OpFinish
 	// OpClose: close everything now; tell Owner.Closed.
@@ -60,33 +62,42 @@ type Action struct {
 }
 
 // State is all that a session is, without its descriptors and without the bytes that a driver keeps for a full socket.
-// Times are the driver's clock, in nanoseconds; zero = not (yet).
+// Times are the driver's clock, in nanoseconds; zero = not (yet). There is one for each client that is connected, so it is small.
 type State struct {
-	Phase   Phase
-	Version mqtt.Version
-	Reason  Reason
-	Refused byte // code of the broker's CONNACK
-	Attempt uint8
-	Cause   Cause
-	Beyond  bool    // the exchange with the broker has gone beyond the CONNECT: it cannot be replayed elsewhere
-	Said    bool    // the client's DISCONNECT passed
-	Blind   [2]bool // what this side sends is no MQTT any more: no boundaries are known
-	EOF     [2]bool // this side will send no more
-	Dead    [2]bool // this side can take no more either
-	Scan    [2]mqtt.Scanner
-	Held    []byte // from the client, until the CONNACK: what may have to be sent again
-	First   []byte // from the broker: a first packet that is not whole
-	Tail    []byte // from the client: a DISCONNECT that is not whole
-	Size    int32  // of the CONNECT at the start of Held
-	Charged int32  // bytes of Limits.Held that Held takes
-	Left    int    // on its way to the client when Flow told last; once the broker has ended
+	Phase     Phase
+	Version   mqtt.Version
+	Reason    Reason
+	Refused   byte // code of the broker's CONNACK
+	Attempt   uint8
+	Cause     Cause
+	Beyond    bool    // the exchange with the broker has gone beyond the CONNECT: it cannot be replayed elsewhere
+	Said      bool    // the client's DISCONNECT passed
+	Blind     [2]bool // what this side sends is no MQTT any more: no boundaries are known
+	EOF       [2]bool // this side will send no more
+	Dead      [2]bool // this side can take no more either
+	KeepAlive uint16  // seconds; what client and broker agreed on, 0 = none
+	Scan      [2]mqtt.Scanner
 
 	Bytes, Packets [2]uint64
 
 	AcceptedAt, ConnectAt, DialedAt, ConnackAt int64
-	Deadline                                   int64 // Tick is due; 0 = never
-	LastCall                                   int64 // of the CONNACK over all attempts; then of a client whose broker has ended
-	Detail                                     string
+	Deadline                                   int64    // Tick is due; 0 = never
+	Heard                                      [2]int64 // when this side's last bytes came; from the CONNACK on
+	Asked                                      int64    // when the client sent a PINGREQ; what Heard says of the broker may be newer
+
+	*Ends
+}
+
+// Ends is what only the beginning and the end of a session need. In between, most of the time, there is none.
+type Ends struct {
+	Held     []byte // from the client, until the CONNACK: what may have to be sent again
+	First    []byte // from the broker: a first packet that is not whole
+	Tail     []byte // from the client: a DISCONNECT that is not whole
+	Size     int32  // of the CONNECT at the start of Held
+	Charged  int32  // bytes of Limits.Held that Held takes
+	Left     int    // on its way to the client when Flow told last; once the broker has ended
+	LastCall int64  // of the CONNACK over all attempts; then of a client whose broker has ended
+	Detail   string
 }
 
 // Session is one connection's life. It has no I/O, no clock and no lock: a driver feeds events and carries out the actions, which every
@@ -98,7 +109,7 @@ type Session struct {
 
 // Start begins the life of a connection that was accepted at the given time. With preamble something precedes MQTT.
 func (s *Session) Start(l *Limits, accepted int64, preamble bool) {
-	*s = Session{limits: l}
+	*s = Session{State: State{Ends: new(Ends)}, limits: l}
 	s.AcceptedAt = accepted
 	s.Deadline = accepted + int64(l.connectTimeout())
 	if !preamble {
@@ -109,9 +120,36 @@ func (s *Session) Start(l *Limits, accepted int64, preamble bool) {
 // Resume goes on with a session that was started elsewhere. What it holds counts here from now on, whether there is room for it or not.
 func (s *Session) Resume(l *Limits, st State) {
 	*s = Session{State: st, limits: l}
+	if st.Ends == nil && st.Phase >= Relaying {
+		return
+	}
+	ends := s.kept()
+	s.Ends = &ends // not that of a copy of st
 	if s.Charged = 0; l.Held != nil {
 		s.Charged = int32(max(0, len(s.Held)-freeHeld))
 		l.Held.used.Add(int64(s.Charged))
+	}
+}
+
+// kept is a copy of Ends, empty if there is none.
+func (s *Session) kept() Ends {
+	if s.Ends == nil {
+		return Ends{}
+	}
+	return *s.Ends
+}
+
+// keep is Ends, to be written.
+func (s *Session) keep() *Ends {
+	if s.Ends == nil {
+		s.Ends = new(Ends)
+	}
+	return s.Ends
+}
+
+func (s *Session) setDetail(d string) {
+	if d != "" || s.Ends != nil {
+		s.keep().Detail = d
 	}
 }
 
@@ -130,6 +168,9 @@ func (s *Session) hold(p []byte) bool {
 
 // letGo forgets what was kept.
 func (s *Session) letGo() {
+	if s.Ends == nil {
+		return
+	}
 	s.Held, s.Size = nil, 0
 	if s.Charged > 0 {
 		s.limits.Held.used.Add(-int64(s.Charged))
@@ -157,7 +198,8 @@ func (s *Session) Received(side Side, p []byte, now int64, out []Action) []Actio
 	}
 	switch s.Phase {
 	case Relaying:
-		return s.relay(side, p, out)
+		s.Heard[side] = now
+		return s.relay(side, p, now, out)
 	case AwaitPreamble:
 		if side != Client {
 			return out
@@ -176,7 +218,7 @@ func (s *Session) Received(side Side, p []byte, now int64, out []Action) []Actio
 	case AwaitConnack:
 		if side == Client {
 			s.Beyond = true
-			return s.relay(Client, p, out)
+			return s.relay(Client, p, now, out)
 		}
 		return s.awaitConnack(p, now, out)
 	default: // Closing, Closed: nobody listens any more
@@ -229,7 +271,7 @@ func (s *Session) awaitConnect(p []byte, now int64, out []Action) []Action {
 		}
 		return s.malformed(err, now, out)
 	}
-	s.Size, s.Version = int32(c.Size), c.Version
+	s.Size, s.Version, s.KeepAlive = int32(c.Size), c.Version, c.KeepAlive
 	s.ConnectAt = now
 	s.packets(Client, 1)
 	return s.route(now, out)
@@ -327,7 +369,7 @@ func (s *Session) Dialed(prelude []byte, now int64, out []Action) []Action {
 		// What was pipelined behind the CONNECT is on its way already: only look at it.
 		s.Beyond = true
 		n := len(out)
-		out = s.relay(Client, rest, out)
+		out = s.relay(Client, rest, now, out)
 		out = dropWrites(out, n)
 	}
 	if s.EOF[Client] {
@@ -415,6 +457,13 @@ func (s *Session) connack(k mqtt.Connack, p []byte, now int64, out []Action) []A
 	s.Refused = k.Code
 	s.First = nil
 	s.letGo()
+	if s.Detail == "" && len(s.Tail) == 0 {
+		s.Ends = nil
+	}
+	if k.HasServerKeepAlive { // [MQTT-3.2.2-21]
+		s.KeepAlive = k.ServerKeepAlive
+	}
+	s.Heard = [2]int64{now, now}
 	s.packets(Broker, 1)
 	out = append(out, Action{Op: OpWrite, Side: Client, Data: p[:k.Size]})
 	if k.Code == 0 {
@@ -429,9 +478,11 @@ func (s *Session) connack(k mqtt.Connack, p []byte, now int64, out []Action) []A
 	case s.EOF[Client], s.Said:
 		s.blame(Client)
 		s.Deadline = now + int64(halfCloseTimeout)
+	case k.Code == 0:
+		s.watch(now)
 	}
 	if p = p[k.Size:]; len(p) > 0 {
-		out = s.relay(Broker, p, out)
+		out = s.relay(Broker, p, now, out)
 	}
 	return out
 }
@@ -447,7 +498,7 @@ func (s *Session) toConnack() time.Duration { return time.Duration(s.ConnackAt -
 // summary is what the session leaves behind; failure is the last dial's, if nobody was told of it.
 func (s *Session) summary(now int64, failure error) Summary {
 	sum := Summary{
-		Reason: s.Reason, Detail: s.Detail, Bytes: s.Bytes, Packets: s.Packets, Refused: s.Refused,
+		Reason: s.Reason, Detail: s.kept().Detail, Bytes: s.Bytes, Packets: s.Packets, Refused: s.Refused,
 		Total: time.Duration(now - s.AcceptedAt),
 	}
 	for _, t := range []struct {

@@ -64,14 +64,23 @@ func unacknowledged(fd int) int {
 	return n
 }
 
-// unsent is the same for a Stream, where it tells of its socket.
-func unsent(st Stream) (n int) {
+// unread is the number of bytes that have come to a socket and have not been read.
+func unread(fd int) int {
+	n, err := unix.IoctlGetInt(fd, unix.SIOCINQ) // tcp(7)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// ofSocket asks the socket below a Stream, where there is one.
+func ofSocket(st Stream, ask func(fd int) int) (n int) {
 	var under any = st
 	for {
 		switch c := under.(type) {
 		case syscall.Conn:
 			if raw, err := c.SyscallConn(); err == nil {
-				raw.Control(func(fd uintptr) { n = unacknowledged(int(fd)) })
+				raw.Control(func(fd uintptr) { n = ask(int(fd)) })
 			}
 			return n
 		case interface{ NetConn() net.Conn }: // tls.Conn
@@ -81,6 +90,12 @@ func unsent(st Stream) (n int) {
 		}
 	}
 }
+
+// unsent is unacknowledged for a Stream.
+func unsent(st Stream) int { return ofSocket(st, unacknowledged) }
+
+// waiting is unread for a Stream.
+func waiting(st Stream) int { return ofSocket(st, unread) }
 
 // toItself reports whether fd is connected to itself: on one host a connect to a port that nobody listens on succeeds where the kernel gives
 // the connecting socket that very port (simultaneous open, RFC 9293 §3.5).

@@ -18,6 +18,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/limpet-mesh/limpet/edge/relay"
+	"github.com/limpet-mesh/limpet/edge/tls13"
 	"github.com/limpet-mesh/limpet/edge/ws"
 	"github.com/limpet-mesh/limpet/edge/ws/stream"
 	"github.com/limpet-mesh/limpet/registry"
@@ -30,12 +31,21 @@ const DefaultPath = "/mqtt"
 type Dialer struct {
 	resolver *Resolver
 	tls      tlsConfigs
+	records  tls13.Policy
 	connect  func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
 }
 
-// NewDialer returns a Dialer that takes addresses from r. It starts nothing.
-func NewDialer(r *Resolver, log zerolog.Logger) *Dialer {
-	return &Dialer{resolver: r, tls: tlsConfigs{log: log}, connect: connectTCP}
+// DialerConfig configures a Dialer.
+type DialerConfig struct {
+	Resolver *Resolver // where addresses come from
+	Log      zerolog.Logger
+	// TLSRecords says who goes on after the TLS handshakes of Join. The zero value is crypto/tls.
+	TLSRecords tls13.Policy
+}
+
+// NewDialer returns a Dialer. It starts nothing.
+func NewDialer(c DialerConfig) *Dialer {
+	return &Dialer{resolver: c.Resolver, tls: tlsConfigs{log: c.Log}, records: c.TLSRecords, connect: connectTCP}
 }
 
 // layers is what a broker's configuration puts on top of TCP, checked before the first packet.
@@ -54,14 +64,17 @@ type layers struct {
 // In TLS 1.3 a broker judges the client certificate after the handshake: its refusal is the stream's first Read error.
 // Reason and Refused tell errors apart.
 func (d *Dialer) Dial(ctx context.Context, b *registry.Broker, header []byte) (relay.Stream, error) {
-	return d.dial(ctx, b, func(net.Conn) []byte { return header })
+	return dial(ctx, d, b, always(header), layers.stream)
 }
 
 // dialOwn is Dial for a connection that no client asked for. Its PROXY header, if b wants one, announces the connection's own addresses:
 // the command LOCAL, which version 2 has for just this, crashes the connection in RabbitMQ as late as 3.12.0 (its issue 8654).
 func (d *Dialer) dialOwn(ctx context.Context, b *registry.Broker) (relay.Stream, error) {
-	return d.dial(ctx, b, func(conn net.Conn) []byte { return AppendProxy(nil, b.Proxy, ownOrigin(conn)) })
+	return dial(ctx, d, b, func(conn net.Conn) []byte { return AppendProxy(nil, b.Proxy, ownOrigin(conn)) }, layers.stream)
 }
+
+// always is a header that does not depend on the connection.
+func always(header []byte) func(net.Conn) []byte { return func(net.Conn) []byte { return header } }
 
 // ownOrigin is the origin of a connection of our own; nil where it has no TCP addresses.
 func ownOrigin(conn net.Conn) *relay.Origin {
@@ -73,8 +86,8 @@ func ownOrigin(conn net.Conn) *relay.Origin {
 	return &relay.Origin{Client: from.AddrPort(), Server: to.AddrPort()}
 }
 
-// dial is Dial with a header that is made when there is a connection to make it of.
-func (d *Dialer) dial(ctx context.Context, b *registry.Broker, header func(net.Conn) []byte) (relay.Stream, error) {
+// dial is Dial with a header that is made when there is a connection to make it of, for whatever apply makes of the connection by handshakes.
+func dial[T any](ctx context.Context, d *Dialer, b *registry.Broker, header func(net.Conn) []byte, apply func(layers, net.Conn) (T, error)) (made T, err error) {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, registry.DefaultDialTimeout)
@@ -82,19 +95,19 @@ func (d *Dialer) dial(ctx context.Context, b *registry.Broker, header func(net.C
 	}
 	on, err := d.layers(b)
 	if err != nil {
-		return nil, err
+		return made, err
 	}
 	addrs, err := d.resolver.Resolve(ctx, b)
 	if err != nil {
-		return nil, err
+		return made, err
 	}
 	failed := &dialError{broker: b.ID}
 	first := rand.IntN(len(addrs))
 	for i := range addrs {
 		addr := addrs[(first+i)%len(addrs)]
-		stream, err := d.attempt(ctx, on, addr, len(addrs)-i, header)
+		made, err := attempt(ctx, d, on, addr, len(addrs)-i, header, apply)
 		if err == nil {
-			return stream, nil
+			return made, nil
 		}
 		failed.attempts = append(failed.attempts, fmt.Errorf("%s: %w", addr, err))
 		if ctx.Err() != nil {
@@ -105,47 +118,51 @@ func (d *Dialer) dial(ctx context.Context, b *registry.Broker, header func(net.C
 		failed.attempts = append(failed.attempts, fmt.Errorf("no time left for the other addresses: %w", ctx.Err()))
 	}
 	d.resolver.Doubt(b)
-	return nil, failed
+	return made, failed
 }
 
 // attempt tries one address with its share of the time: left addresses, this one included, have not been tried.
-func (d *Dialer) attempt(ctx context.Context, on layers, addr netip.AddrPort, left int, header func(net.Conn) []byte) (relay.Stream, error) {
+func attempt[T any](ctx context.Context, d *Dialer, on layers, addr netip.AddrPort, left int, header func(net.Conn) []byte, apply func(layers, net.Conn) (T, error)) (made T, err error) {
 	end, _ := ctx.Deadline()
 	ctx, cancel := context.WithTimeout(ctx, time.Until(end)/time.Duration(left))
 	defer cancel()
 	conn, err := d.connect(ctx, addr)
 	if err != nil {
-		return nil, err
+		return made, err
 	}
 	if prefix := header(conn); len(prefix) > 0 {
 		conn = &prefixed{Conn: conn, prefix: bytes.Clone(prefix)}
 	}
-	stream, err := on.shake(ctx, conn)
+	err = on.shake(ctx, conn, func() (err error) {
+		made, err = apply(on, conn)
+		return err
+	})
 	if err != nil {
 		conn.Close()
-		return nil, err
+		var none T
+		return none, err
 	}
-	return stream, nil
+	return made, nil
 }
 
-// shake makes a Stream of a connection: TLS, then WebSocket, where the broker has them.
-func (on layers) shake(ctx context.Context, conn net.Conn) (relay.Stream, error) {
+// shake has apply shake hands over conn, for as long as ctx lasts.
+func (on layers) shake(ctx context.Context, conn net.Conn, apply func() error) error {
 	if on.tls == nil && on.url == nil {
-		return conn.(relay.Stream), nil
+		return apply()
 	}
 	end, _ := ctx.Deadline()
 	if err := conn.SetDeadline(end); err != nil {
-		return nil, err
+		return err
 	}
 	inTime := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-	stream, err := on.apply(conn)
+	err := apply()
 	if !inTime() { // the deadline of conn is, or is about to be, in the past
 		err = interrupted(ctx, err)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return stream, conn.SetDeadline(time.Time{})
+	return conn.SetDeadline(time.Time{})
 }
 
 // interrupted adds to err that ctx has ended, which may be what caused it.
@@ -159,7 +176,8 @@ func interrupted(ctx context.Context, err error) error {
 	return fmt.Errorf("%w (%w)", err, ctx.Err())
 }
 
-func (on layers) apply(conn net.Conn) (relay.Stream, error) {
+// stream makes a Stream of a connection: TLS, then WebSocket, where the broker has them.
+func (on layers) stream(conn net.Conn) (relay.Stream, error) {
 	if on.tls != nil {
 		tc := tls.Client(conn, on.tls)
 		if err := tc.Handshake(); err != nil {

@@ -99,7 +99,7 @@ func running(t testing.TB, c ResolverConfig) *Resolver {
 
 // newDialer returns a Dialer whose names come from dns.
 func newDialer(t testing.TB, dns *fakeDNS) *Dialer {
-	return NewDialer(running(t, ResolverConfig{DNS: dns}), zerolog.Nop())
+	return NewDialer(DialerConfig{Resolver: running(t, ResolverConfig{DNS: dns}), Log: zerolog.Nop()})
 }
 
 // within returns a context that ends with the test's patience.

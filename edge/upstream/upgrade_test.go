@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/sha1"
 	"encoding/base64"
 	"errors"
@@ -11,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/limpet-mesh/limpet/edge/relay"
 )
 
 func TestUpgradeURL(t *testing.T) {
@@ -160,6 +163,10 @@ func FuzzUpgradeResponse(f *testing.F) {
 				t.Fatalf("%v does not wrap ErrWebSocket", err)
 			}
 			return
+		}
+		var w relay.Wrapped
+		if err := join(&w, io.Discard, bytes.Clone(early)); err == nil != (len(w.Layers) == 1) || err != nil && !errors.Is(err, ErrWebSocket) {
+			t.Fatalf("behind the answer: %v, with %d layers", err, len(w.Layers))
 		}
 		text := strings.ReplaceAll(answer, "{accept}", acceptKey(server.request.String()))
 		if !strings.HasPrefix(text, "HTTP/1.") || !strings.Contains(text, acceptKey(server.request.String())) {

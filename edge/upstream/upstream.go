@@ -3,7 +3,7 @@
 //
 //	resolver := upstream.NewResolver(upstream.ResolverConfig{Log: log})
 //	go resolver.Run(ctx)
-//	dialer := upstream.NewDialer(resolver, log)
+//	dialer := upstream.NewDialer(upstream.DialerConfig{Resolver: resolver, Log: log})
 //
 //	header := upstream.AppendProxy(nil, broker.Proxy, origin)
 //	stream, err := dialer.Dial(ctx, broker, header)
@@ -16,7 +16,9 @@
 // in use, and kept stale while DNS is away. A driver that opens its own
 // sockets needs only that and [AppendProxy]; everybody else calls
 // [Dialer.Dial], which tries every address in turn and returns a
-// [relay.Stream] that carries MQTT and nothing else.
+// [relay.Stream] that carries MQTT and nothing else. [Dialer.Join] is Dial for
+// a loop: after the handshakes it returns the TCP connection, and the layers
+// that go on with TLS and WebSocket.
 //
 // The PROXY header travels with the first bytes that are written, in one
 // segment: the client's CONNECT over TCP, the ClientHello over TLS, the

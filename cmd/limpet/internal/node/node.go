@@ -27,6 +27,7 @@ import (
 	"github.com/limpet-mesh/limpet/edge"
 	"github.com/limpet-mesh/limpet/edge/admin"
 	"github.com/limpet-mesh/limpet/edge/config"
+	"github.com/limpet-mesh/limpet/edge/tls13"
 	"github.com/limpet-mesh/limpet/edge/upstream"
 	"github.com/limpet-mesh/limpet/failover"
 	"github.com/limpet-mesh/limpet/registry"
@@ -98,7 +99,7 @@ func (n *Node) build(o *Options) error {
 	n.cache = registry.NewCache(registry.CacheConfig{Store: n.store, Bus: n.bus, Logger: n.log})
 	n.committer = registry.NewCommitter(registry.CommitterConfig{Store: n.store, Bus: n.bus, Cache: n.cache, Logger: n.log})
 	n.resolver = upstream.NewResolver(upstream.ResolverConfig{Log: n.log})
-	dialer := upstream.NewDialer(n.resolver, n.log)
+	dialer := upstream.NewDialer(upstream.DialerConfig{Resolver: n.resolver, Log: n.log, TLSRecords: tlsRecords[c.TLSRecords]})
 	if n.admin, err = admin.Listen(c.Admin.Address); err != nil {
 		return n.locate("admin.address", err)
 	}
@@ -135,6 +136,8 @@ func (n *Node) build(o *Options) error {
 	}
 	return nil
 }
+
+var tlsRecords = map[config.TLSRecords]tls13.Policy{config.TLSRecordsStdlib: tls13.Crypto, config.TLSRecordsLimpet: tls13.Own}
 
 func (n *Node) run(ctx context.Context, ready func(Addresses)) error {
 	var base, middle, top group
