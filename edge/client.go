@@ -343,9 +343,7 @@ func (c *client) aim(t *relay.Target, b *registry.Broker) bool {
 	header := upstream.AppendProxy(nil, b.Proxy, &c.origin)
 	dialer := c.srv.conf.Dialer
 	t.Dial = func(ctx context.Context) (relay.Stream, error) { return dialer.Dial(ctx, b, header) }
-	t.Join = func(ctx context.Context, shared relay.Shared) (relay.Wrapped, error) {
-		return dialer.Join(ctx, b, header, shared)
-	}
+	t.Join = func(ctx context.Context) (relay.Wrapped, error) { return dialer.Join(ctx, b, header) }
 	return true
 }
 

@@ -24,8 +24,6 @@ import (
 	"github.com/limpet-mesh/limpet/registry"
 )
 
-var _ relay.Shared = (*tls13.Cache)(nil)
-
 func newJoiner(t testing.TB, policy tls13.Policy) *Dialer {
 	return NewDialer(DialerConfig{Resolver: running(t, ResolverConfig{}), Log: zerolog.Nop(), TLSRecords: policy})
 }
@@ -171,9 +169,8 @@ func TestJoin(t *testing.T) {
 			}
 			d := newJoiner(t, c.policy)
 			o := &relay.Origin{Client: addrPort("192.0.2.7:50000"), Server: addrPort("192.0.2.1:8883")}
-			var cache tls13.Cache
 			ctx, cancel := context.WithTimeout(context.Background(), patience)
-			w, err := d.Join(ctx, b, AppendProxy(nil, b.Proxy, o), &cache)
+			w, err := d.Join(ctx, b, AppendProxy(nil, b.Proxy, o))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -185,9 +182,6 @@ func TestJoin(t *testing.T) {
 			if got := strings.Join(kinds, " "); got != c.want {
 				t.Errorf("layers %s, want %s", got, c.want)
 			}
-			if held := cache.Tick(); held > 0 {
-				t.Errorf("Join left %d ciphers in the loop's cache", held)
-			}
 			s := drive(t, w)
 			if _, err := s.Write([]byte("hello")); err != nil { // both servers look at the header when they first read
 				t.Fatal(err)
@@ -197,9 +191,6 @@ func TestJoin(t *testing.T) {
 			}
 			if got := <-clients; got != o.Client.String() {
 				t.Errorf("the broker saw a client at %s, want %s", got, o.Client)
-			}
-			if held := cache.Tick(); (held > 0) != strings.HasPrefix(c.want, own) {
-				t.Errorf("%d ciphers in the loop's cache", held)
 			}
 			exchange(t, s)
 		})
@@ -216,7 +207,7 @@ func TestJoinLeavesTheSocketReady(t *testing.T) {
 	d := newDialer(t, dns)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	w, err := d.Join(ctx, tlsBroker("mq.example:"+port, registry.BrokerTLS{CA: ca.file}), nil, nil)
+	w, err := d.Join(ctx, tlsBroker("mq.example:"+port, registry.BrokerTLS{CA: ca.file}), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -280,7 +271,7 @@ func TestJoinKeepsTheRestOfTLS(t *testing.T) {
 			}
 			echo(tc)
 		})
-		w, err := newJoiner(t, policy).Join(within(t, patience), tlsBroker(address, registry.BrokerTLS{CA: ca.file}), nil, nil)
+		w, err := newJoiner(t, policy).Join(within(t, patience), tlsBroker(address, registry.BrokerTLS{CA: ca.file}), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -340,7 +331,7 @@ func TestJoinTakesInWhatFollowsTheUpgrade(t *testing.T) {
 		if c.over == registry.TransportWSS {
 			b.TLS.CA = ca.file
 		}
-		w, err := newJoiner(t, c.policy).Join(within(t, patience), b, nil, nil)
+		w, err := newJoiner(t, c.policy).Join(within(t, patience), b, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -425,7 +416,7 @@ func TestJoinRefuses(t *testing.T) {
 	for _, policy := range []tls13.Policy{tls13.Crypto, tls13.Own} {
 		d := newJoiner(t, policy)
 		for _, c := range cases {
-			w, err := d.Join(within(t, patience), c.broker, nil, new(tls13.Cache))
+			w, err := d.Join(within(t, patience), c.broker, nil)
 			if err == nil || w.Conn != nil || w.Layers != nil {
 				t.Errorf("%s (policy %d): accepted, or something is left: %v, %v", c.name, policy, w, err)
 				continue
@@ -454,7 +445,7 @@ func TestJoinSaysWhyItLeaves(t *testing.T) {
 		})
 		b := tlsBroker(address, registry.BrokerTLS{CA: ca.file})
 		b.Transport = registry.TransportWSS
-		_, err := newJoiner(t, policy).Join(within(t, patience), b, nil, nil)
+		_, err := newJoiner(t, policy).Join(within(t, patience), b, nil)
 		if broken, ok := errors.AsType[*ws.Error](err); !ok || broken.Code != ws.CodeUnsupported {
 			t.Errorf("%v", err)
 		}
@@ -497,7 +488,7 @@ func TestJoinEndsWithItsContext(t *testing.T) {
 		for _, policy := range []tls13.Policy{tls13.Crypto, tls13.Own} {
 			d := newJoiner(t, policy)
 			b.Address = serve(t, "127.0.0.1:0", func(conn net.Conn) { c.handle(conn, func() {}) })
-			if _, err := d.Join(within(t, 100*time.Millisecond), b, nil, nil); Reason(err) != ReasonTimeout {
+			if _, err := d.Join(within(t, 100*time.Millisecond), b, nil); Reason(err) != ReasonTimeout {
 				t.Errorf("%s: %v (reason %s), want a timeout", name, err, Reason(err))
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
@@ -506,87 +497,11 @@ func TestJoinEndsWithItsContext(t *testing.T) {
 				c.handle(conn, cancel)
 				close(gone)
 			})
-			if _, err := d.Join(ctx, b, nil, nil); Reason(err) != ReasonCanceled {
+			if _, err := d.Join(ctx, b, nil); Reason(err) != ReasonCanceled {
 				t.Errorf("%s: %v (reason %s), want it canceled", name, err, Reason(err))
 			}
 			<-gone // the broker saw the connection's end
 			cancel()
 		}
 	}
-}
-
-// pieces is a connection from which data comes in reads of such sizes, over and over.
-type pieces struct {
-	net.Conn
-	data, sizes []byte
-	turn        int
-}
-
-func (c *pieces) Read(p []byte) (int, error) {
-	if len(c.data) == 0 {
-		return 0, io.ErrClosedPipe
-	}
-	n := len(c.data)
-	if len(c.sizes) > 0 {
-		n = min(n, 1+int(c.sizes[c.turn%len(c.sizes)])*8)
-		c.turn++
-	}
-	n = copy(p, c.data[:n])
-	c.data = c.data[n:]
-	return n, nil
-}
-
-func (c *pieces) Write(p []byte) (int, error) { return len(p), nil }
-
-// However records are torn, what is inside of them is read in order and once; where one is damaged, nothing of it is.
-func FuzzInside(f *testing.F) {
-	f.Add(0, uint16(0), []byte{}, 0)
-	f.Add(400, uint16(100), []byte{0}, 0)
-	f.Add(40_000, uint16(16_000), []byte{255, 3, 0}, 0)
-	f.Add(40_000, uint16(5000), []byte{200, 1}, 21_000)
-	secret := bytes.Repeat([]byte{1}, 32)
-	records := func(t *testing.T, client bool) *tls13.Records {
-		r, err := tls13.New(tls13.Secrets{Suite: tls.TLS_AES_128_GCM_SHA256, Client: client, Read: secret, Write: secret})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return r
-	}
-	f.Fuzz(func(t *testing.T, size int, step uint16, sizes []byte, damage int) {
-		payload := make([]byte, min(max(size, 0), 100_000))
-		for i := range payload {
-			payload[i] = byte(i % 251)
-		}
-		broker := records(t, false)
-		var wire []byte
-		for p := payload; len(p) > 0; {
-			n := min(int(step)+1, len(p))
-			wire, p = broker.Seal(wire, p[:n]), p[n:]
-		}
-		end := error(io.ErrClosedPipe)
-		if step%2 == 0 {
-			wire, end = broker.End(wire), io.EOF
-		}
-		if damage = min(damage, len(wire)-1); damage > 0 {
-			wire[damage] ^= 1
-		}
-		c := &inside{conn: &pieces{data: wire, sizes: sizes}, layer: records(t, true)}
-		var got []byte
-		var err error
-		for err == nil {
-			p := make([]byte, 700)
-			var n int
-			n, err = c.Read(p)
-			got = append(got, p[:n]...)
-		}
-		if damage > 0 {
-			if !bytes.HasPrefix(payload, got) || len(got) > damage || err == io.EOF {
-				t.Fatalf("%d bytes of %d, byte %d of the wire being damaged: %v", len(got), len(payload), damage, err)
-			}
-			return
-		}
-		if !bytes.Equal(got, payload) || err != end || len(c.rest) > 0 {
-			t.Fatalf("%d bytes of %d came out, or others; %v, want %v; rest %d", len(got), len(payload), err, end, len(c.rest))
-		}
-	})
 }
