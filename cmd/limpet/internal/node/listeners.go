@@ -14,7 +14,7 @@ import (
 func (n *Node) listen() error {
 	var errs []error
 	for i := range n.conf.Listeners {
-		_, err := n.server.Listen(listener(&n.conf.Listeners[i], &n.conf.Limits))
+		_, err := n.server.Listen(listener(&n.conf.Listeners[i], n.conf))
 		switch {
 		case errors.Is(err, listen.ErrBind):
 			errs = append(errs, n.locate(fmt.Sprintf("listeners[%d].address", i), err))
@@ -28,12 +28,13 @@ func (n *Node) listen() error {
 }
 
 // listener turns a configured listener into the server's.
-func listener(l *config.Listener, limits *config.Limits) edge.Listener {
+func listener(l *config.Listener, c *config.Edge) edge.Listener {
+	limits := &c.Limits
 	out := edge.Listener{
 		Pool: l.Pool,
 		Config: listen.Config{
 			Name: l.Name, Transport: string(l.Type), Address: l.Address, ProxyFrom: l.ProxyProtocol.From,
-			HandshakeTimeout: limits.ConnectTimeout, MaxHandshakes: limits.Handshakes,
+			HandshakeTimeout: limits.ConnectTimeout, MaxHandshakes: limits.Handshakes, TLSRecords: tlsRecords[c.TLSRecords],
 		},
 		Limits: relay.Limits{ConnectSize: limits.ConnectSize, ConnectTimeout: limits.ConnectTimeout},
 	}
