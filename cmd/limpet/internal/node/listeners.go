@@ -35,7 +35,7 @@ func listener(l *config.Listener, limits *config.Limits) edge.Listener {
 			Name: l.Name, Transport: string(l.Type), Address: l.Address, ProxyFrom: l.ProxyProtocol.From,
 			HandshakeTimeout: limits.ConnectTimeout, MaxHandshakes: limits.Handshakes,
 		},
-		Limits: relay.Limits{ConnectSize: limits.ConnectSize, ConnectTimeout: limits.ConnectTimeout},
+		Limits: relay.Limits{ConnectSize: limits.ConnectSize, ConnectTimeout: limits.ConnectTimeout, KeepAlive: limits.KeepAlive},
 	}
 	if l.WebSocket != nil {
 		out.WebSocket = listen.WebSocket{Path: l.WebSocket.Path, Origins: l.WebSocket.Origins}
