@@ -60,7 +60,7 @@ func TestWhyABrokerCouldNotBeReached(t *testing.T) {
 			"dial_failed", "config",
 			[]string{"broker b", "/nowhere/ca.pem"},
 		},
-		"no time":  {500 * time.Millisecond, registry.Broker{Address: silent, Transport: registry.TransportTLS}, "dial_failed", "timeout", []string{"broker b at " + silent}},
+		"no time":  {500 * time.Millisecond, registry.Broker{Address: silent, Transport: registry.TransportTLS}, "dial_failed", "timeout", []string{"broker b", silent}},
 		"hangs up": {0, registry.Broker{Address: hangsUp}, "broker_closed", "", []string{"broker b: it hung up on the CONNECT"}},
 	} {
 		t.Run(name, func(t *testing.T) {

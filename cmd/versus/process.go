@@ -39,6 +39,7 @@ func start(name, dir string, cores []int, talk bool, argv ...string) (*process, 
 	}
 	defer f.Close()
 	p.cmd.Stderr = f
+	p.cmd.Env = append(os.Environ(), "LIMPET_CORE_DUMPS=1") // its memory is to be measured, by who is not root too
 	p.cmd.Stdout = f
 	// It ends with us, and hears nothing of what the terminal says to us.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

@@ -162,6 +162,7 @@ type Limits struct {
 	ConnectTimeout time.Duration // from accept to the whole CONNECT; default 10 s
 	Connections    int           // at the same time; 0 = what the descriptor limit allows
 	Handshakes     int           // connections that have not sent their CONNECT; default 4096
+	KeepAlive      float64       // how many times its Keep Alive a client may be silent; default 1.5, below 0 = nobody watches
 }
 
 // Admin is the address of the admin API, health endpoints and metrics.
@@ -185,6 +186,7 @@ const (
 	DefaultConnectSize    = 128 << 10 // the longest legal client ID, user name and password fit, with room for a Will's topic
 	DefaultConnectTimeout = 10 * time.Second
 	DefaultHandshakes     = 4096
+	DefaultKeepAlive      = 1.5 // what every client is granted [MQTT-3.1.2-24 | 3.1.2-22]: less is not allowed
 	DefaultAdminAddress   = "127.0.0.1:9883"
 	DefaultGrace          = 10 * time.Second
 	DefaultPool           = "default"

@@ -52,7 +52,7 @@ listeners:
     address: "0.0.0.0:1883"
     tls: {certificates: [{cert: a.pem, key: a.key}], client_ca: clients.pem, client_auth: request}
 tls_records: limpet
-limits: {connect_size: 64KiB, connect_timeout: 7s, connections: 5000, handshakes: 99}
+limits: {connect_size: 64KiB, connect_timeout: 7s, connections: 5000, handshakes: 99, keep_alive: 2.5}
 loops: 3
 admin: {address: "[::1]:19883"}
 log: {level: debug, format: console}
@@ -111,7 +111,7 @@ var wantFullEdge = Edge{
 		},
 	},
 	TLSRecords: TLSRecordsLimpet,
-	Limits:     Limits{64 << 10, 7 * time.Second, 5000, 99},
+	Limits:     Limits{64 << 10, 7 * time.Second, 5000, 99, 2.5},
 	Loops:      3,
 	Admin:      Admin{"[::1]:19883"},
 	Log:        Log{"debug", "console"},
@@ -160,7 +160,7 @@ func TestDefaultsOfAnEdge(t *testing.T) {
 		Mesh: "m", ID: NameFrom(host), Store: Store{None: true}, MeshFile: "m.yaml",
 		Listeners:  []Listener{{Name: "tcp", Type: TCP, Address: ":1883", Pool: "default"}},
 		TLSRecords: TLSRecordsStdlib,
-		Limits:     Limits{ConnectSize: 131072, ConnectTimeout: 10 * time.Second, Handshakes: 4096},
+		Limits:     Limits{ConnectSize: 131072, ConnectTimeout: 10 * time.Second, Handshakes: 4096, KeepAlive: 1.5},
 		Admin:      Admin{"127.0.0.1:9883"}, Log: Log{"info", "json"}, Shutdown: Shutdown{10 * time.Second},
 	})
 }
@@ -379,4 +379,14 @@ func zeroFields(v reflect.Value, name string) map[string]bool {
 		delete(zero, name)
 	}
 	return zero
+}
+
+// Who wants no watch over keep-alives says so.
+func TestKeepAliveOff(t *testing.T) {
+	for text, want := range map[string]float64{"off": -1, `"off"`: -1, "1.5": 1.5, "10": 10} {
+		e, err := ParseEdge("e.yaml", []byte("mesh: m\nid: e\nstore: none\nmesh_file: m.yaml\nlisteners: [{type: tcp}]\nlimits: {keep_alive: "+text+"}\n"))
+		if err != nil || e.Limits.KeepAlive != want {
+			t.Errorf("%s: %v, want %v", text, err, want)
+		}
+	}
 }

@@ -48,6 +48,7 @@ func (e *Edge) fields() fields {
 				"connect_timeout": func(v value) { e.Limits.ConnectTimeout = v.duration(100*time.Millisecond, 5*time.Minute) },
 				"connections":     func(v value) { e.Limits.Connections = v.number(0, 100_000_000) },
 				"handshakes":      func(v value) { e.Limits.Handshakes = v.number(1, 1_000_000) },
+				"keep_alive":      func(v value) { e.Limits.KeepAlive = v.factor(DefaultKeepAlive, 10) },
 			})
 		},
 		"loops": func(v value) { e.Loops = v.number(0, 1024) },
@@ -75,6 +76,7 @@ func (e *Edge) complete(v value) {
 	set(&e.Limits.ConnectSize, DefaultConnectSize)
 	set(&e.Limits.ConnectTimeout, DefaultConnectTimeout)
 	set(&e.Limits.Handshakes, DefaultHandshakes)
+	set(&e.Limits.KeepAlive, DefaultKeepAlive)
 	set(&e.Admin.Address, DefaultAdminAddress)
 	set(&e.Log.Level, "info")
 	set(&e.Log.Format, "json")

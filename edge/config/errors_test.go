@@ -64,7 +64,7 @@ var mistakes = []struct{ name, file, want string }{
 	// Fields.
 	{"misspelt field", head + "shutdwon: {}", `7:1: shutdwon: unknown field: did you mean "shutdown"?`},
 	{"field in another case", head + "limits: {connectSize: 1MiB}", `7:10: limits.connectSize: unknown field: did you mean "connect_size"?`},
-	{"unknown field", head + "limits: {speed: 1}", "7:10: limits.speed: unknown field: expected one of connect_size, connect_timeout, connections, handshakes"},
+	{"unknown field", head + "limits: {speed: 1}", "7:10: limits.speed: unknown field: expected one of connect_size, connect_timeout, connections, handshakes, keep_alive"},
 	{"duplicate field", head + "loops: 1\nloops: 2", "8:1: loops: duplicate field: it is set in line 7"},
 	{"empty field", head + "loops:", "7:1: loops: expected a whole number from 0 to 1024, found nothing"},
 	{"empty text", head + `log: {level: ""}`, `7:14: log.level: expected one of trace, debug, info, warn, error, found ""`},
@@ -87,6 +87,9 @@ var mistakes = []struct{ name, file, want string }{
 	{"octal size", head + "limits: {connect_size: 0131072}", `7:24: limits.connect_size: expected a size from 1KiB to 1MiB, such as 131072 or 128KiB, found "0131072": did you mean "131072"?`},
 	{"negative number", head + "limits: {connections: -1}", `7:23: limits.connections: expected a whole number from 0 to 100000000, found "-1"`},
 
+	{"too small a factor", head + "limits: {keep_alive: 1}", `7:22: limits.keep_alive: expected a number from 1.5 to 10, or off, found "1"`},
+	{"a factor that is none", head + "limits: {keep_alive: nan}", `7:22: limits.keep_alive: expected a number from 1.5 to 10, or off, found "nan"`},
+	{"a factor in another form", head + "limits: {keep_alive: 2e0}", `7:22: limits.keep_alive: expected a number from 1.5 to 10, or off, found "2e0"`},
 	{"whose records", head + "tls_records: limpit", `7:14: tls_records: expected one of stdlib, limpet, found "limpit": did you mean "limpet"?`},
 
 	// Listeners.
@@ -141,7 +144,7 @@ var mistakes = []struct{ name, file, want string }{
 	{"two logins", "mesh: m\nid: e\nstore: {etcd: {endpoints: ['http://h']}, nats: {urls: ['nats://h'], credentials: c, username: u, password_file: p}}\nlisteners: [{type: tcp}]", "3:82: store.nats.credentials: expected either credentials or username, found both"},
 
 	// Several at once, in order of position.
-	{"several", head + "log: {level: x}\nlimits: {y: 1}\nloops: z", "7:14: log.level: expected one of trace, debug, info, warn, error, found \"x\"\n8:10: limits.y: unknown field: expected one of connect_size, connect_timeout, connections, handshakes\n9:8: loops: expected a whole number from 0 to 1024, found \"z\""},
+	{"several", head + "log: {level: x}\nlimits: {y: 1}\nloops: z", "7:14: log.level: expected one of trace, debug, info, warn, error, found \"x\"\n8:10: limits.y: unknown field: expected one of connect_size, connect_timeout, connections, handshakes, keep_alive\n9:8: loops: expected a whole number from 0 to 1024, found \"z\""},
 }
 
 var meshMistakes = []struct{ name, file, want string }{

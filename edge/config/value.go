@@ -225,6 +225,20 @@ func (v value) number(low, high int) int {
 	})
 }
 
+// factor reads a number, or -1 for "off".
+func (v value) factor(low, high float64) float64 {
+	return parsed(v, fmt.Sprintf("a number from %v to %v, or off", low, high), func(s string) (float64, string, bool) {
+		if s == "off" {
+			return -1, "", true
+		}
+		if strings.Trim(s, "0123456789.") != "" { // no exponents, and neither infinity nor NaN
+			return 0, "", false
+		}
+		f, err := strconv.ParseFloat(s, 64)
+		return f, "", err == nil && f >= low && f <= high
+	})
+}
+
 // duration reads a length of time.
 func (v value) duration(low, high time.Duration) time.Duration {
 	what := fmt.Sprintf("a duration from %s to %s, such as 10s or 1h30m", FormatDuration(low), FormatDuration(high))

@@ -10,6 +10,24 @@ import (
 	"github.com/limpet-mesh/limpet/edge/relay"
 )
 
+// checkOptions holds a connection's socket to what it should have inherited.
+func checkOptions(t *testing.T, what string, fd int) {
+	t.Helper()
+	for name, o := range map[string]struct{ level, name, want int }{
+		"TCP_NODELAY":      {syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1},
+		"SO_KEEPALIVE":     {syscall.SOL_SOCKET, syscall.SO_KEEPALIVE, 1},
+		"TCP_KEEPIDLE":     {syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE, 120},
+		"TCP_KEEPINTVL":    {syscall.IPPROTO_TCP, syscall.TCP_KEEPINTVL, 15},
+		"TCP_KEEPCNT":      {syscall.IPPROTO_TCP, syscall.TCP_KEEPCNT, 4},
+		"TCP_USER_TIMEOUT": {syscall.IPPROTO_TCP, tcpUserTimeout, 180_000},
+		"SO_PROTOCOL":      {syscall.SOL_SOCKET, 38, syscall.IPPROTO_TCP}, // not MPTCP
+	} {
+		if got, err := syscall.GetsockoptInt(fd, o.level, o.name); err != nil || got != o.want && (o.want != 1 || got == 0) {
+			t.Errorf("%s: %s = %d, %v; want %d", what, name, got, err, o.want)
+		}
+	}
+}
+
 // A driver that accepts by itself finds the options set on every connection.
 func TestConnectionsInheritOptions(t *testing.T) {
 	for _, host := range []string{"127.0.0.1:0", "[::1]:0"} {
@@ -30,19 +48,7 @@ func TestConnectionsInheritOptions(t *testing.T) {
 			}
 			return acceptErr == nil
 		})
-		for name, o := range map[string]struct{ level, name, want int }{
-			"TCP_NODELAY":      {syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1},
-			"SO_KEEPALIVE":     {syscall.SOL_SOCKET, syscall.SO_KEEPALIVE, 1},
-			"TCP_KEEPIDLE":     {syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE, 120},
-			"TCP_KEEPINTVL":    {syscall.IPPROTO_TCP, syscall.TCP_KEEPINTVL, 15},
-			"TCP_KEEPCNT":      {syscall.IPPROTO_TCP, syscall.TCP_KEEPCNT, 4},
-			"TCP_USER_TIMEOUT": {syscall.IPPROTO_TCP, tcpUserTimeout, 180_000},
-			"SO_PROTOCOL":      {syscall.SOL_SOCKET, 38, syscall.IPPROTO_TCP}, // not MPTCP
-		} {
-			if got, err := syscall.GetsockoptInt(fd, o.level, o.name); err != nil || got != o.want && (o.want != 1 || got == 0) {
-				t.Errorf("%s: %s = %d, %v; want %d", host, name, got, err, o.want)
-			}
-		}
+		checkOptions(t, host, fd)
 		_ = syscall.Close(fd)
 		_ = l.Close()
 	}
@@ -57,14 +63,7 @@ func TestServeKeepsOptions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = rc.Control(func(fd uintptr) {
-		if v, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_KEEPALIVE); v == 0 || err != nil {
-			t.Errorf("SO_KEEPALIVE = %d, %v", v, err)
-		}
-		if v, err := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE); v != 120 || err != nil {
-			t.Errorf("TCP_KEEPIDLE = %d, %v", v, err)
-		}
-	})
+	_ = rc.Control(func(fd uintptr) { checkOptions(t, "served", int(fd)) })
 	_ = c.Close()
 }
 

@@ -258,27 +258,31 @@ func (c *stuttering) let(n int) {
 	c.held = c.held[n:]
 }
 
-// What was read behind the TLS handshake, session tickets for one, is the first that the layers are to open.
+// What was read behind the TLS handshake, session tickets for one, is the first that the layers are to open. crypto/tls resumes with them,
+// our own records do not keep them.
 func TestJoinKeepsTheRestOfTLS(t *testing.T) {
 	ca := newAuthority(t)
 	config := ca.serverConfig(t)
 	for _, policy := range []tls13.Policy{tls13.Crypto, tls13.Own} {
-		address := serve(t, "127.0.0.1:0", func(c net.Conn) {
-			tc := tls.Server(c, config) // in one segment with its Finished: the ticket
-			if err := tc.Handshake(); err != nil {
-				t.Errorf("handshake: %v", err)
-				return
-			}
-			echo(tc)
+		resumed := make(chan bool, 2)
+		address := serveTLS(t, "127.0.0.1", config, func(c *tls.Conn) { // in one segment with its Finished: the ticket
+			resumed <- c.ConnectionState().DidResume
+			echo(c)
 		})
-		w, err := newJoiner(t, policy).Join(within(t, patience), tlsBroker(address, registry.BrokerTLS{CA: ca.file}), nil)
-		if err != nil {
-			t.Fatal(err)
+		d := newJoiner(t, policy)
+		for i := range 2 {
+			w, err := d.Join(within(t, patience), tlsBroker(address, registry.BrokerTLS{CA: ca.file}), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(w.Rest) == 0 {
+				t.Error("no rest: the ticket was to be one")
+			}
+			exchange(t, drive(t, w))
+			if got, want := <-resumed, i == 1 && policy == tls13.Crypto; got != want {
+				t.Errorf("connection %d, policy %d: resumed %t, want %t", i, policy, got, want)
+			}
 		}
-		if len(w.Rest) == 0 {
-			t.Error("no rest: the ticket was to be one")
-		}
-		exchange(t, drive(t, w))
 	}
 }
 

@@ -32,6 +32,7 @@ there is no reload yet.`,
 			log, queue := openLog(conf.Log, cmd.ErrOrStderr())
 			defer queue.close()
 			defer serveOn(log)()
+			guardMemory(log)
 			// Libraries that write to the standard logger (quic-go, of UDP buffers that the kernel keeps small) write to ours.
 			stdlog.SetFlags(0)
 			stdlog.SetOutput(log.With().Str("from", "library").Logger())

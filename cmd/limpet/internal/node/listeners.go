@@ -36,7 +36,7 @@ func listener(l *config.Listener, c *config.Edge) edge.Listener {
 			Name: l.Name, Transport: string(l.Type), Address: l.Address, ProxyFrom: l.ProxyProtocol.From,
 			HandshakeTimeout: limits.ConnectTimeout, MaxHandshakes: limits.Handshakes, TLSRecords: tlsRecords[c.TLSRecords],
 		},
-		Limits: relay.Limits{ConnectSize: limits.ConnectSize, ConnectTimeout: limits.ConnectTimeout},
+		Limits: relay.Limits{ConnectSize: limits.ConnectSize, ConnectTimeout: limits.ConnectTimeout, KeepAlive: limits.KeepAlive},
 	}
 	if l.WebSocket != nil {
 		out.WebSocket = listen.WebSocket{Path: l.WebSocket.Path, Origins: l.WebSocket.Origins}

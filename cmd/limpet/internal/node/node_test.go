@@ -14,6 +14,7 @@ import (
 
 	"github.com/limpet-mesh/limpet/edge/config"
 	"github.com/limpet-mesh/limpet/edge/mqtt"
+	"github.com/limpet-mesh/limpet/edge/tls13"
 )
 
 // patience is how long a test waits for what should take milliseconds.
@@ -191,5 +192,19 @@ func TestWithoutItsStoresAnEdgeIsNotReadyButRuns(t *testing.T) {
 	}
 	if err := stop(); err != nil {
 		t.Errorf("end: %v", err)
+	}
+}
+
+// What the file says of TLS records is what the dialer is told.
+func TestTLSRecords(t *testing.T) {
+	const file = "mesh: m\nid: e\nstore: none\nmesh_file: m.yaml\nlisteners: [{type: tcp}]\n"
+	for text, want := range map[string]tls13.Policy{"": tls13.Crypto, "tls_records: stdlib": tls13.Crypto, "tls_records: limpet": tls13.Own} {
+		conf, err := config.ParseEdge("edge.yaml", []byte(file+text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, ok := tlsRecords[conf.TLSRecords]; !ok || got != want {
+			t.Errorf("%q: policy %d (%t), want %d", text, got, ok, want)
+		}
 	}
 }
