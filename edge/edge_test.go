@@ -431,6 +431,7 @@ func TestDrain(t *testing.T) {
 		all = append(all, s)
 	}
 	idle := e.dial()
+	idle.Write([]byte{0x10}) // no more than the beginning of a CONNECT
 	if err := e.Drain(context.Background(), patience); err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,10 @@ import (
 // tcpUserTimeout is TCP_USER_TIMEOUT (linux/tcp.h), which package syscall does not name on every architecture.
 const tcpUserTimeout = 0x12
 
+// deferAccept is for how many seconds the kernel keeps a connection to itself that says nothing: the client speaks first in all that we
+// carry, and with its first bytes there one wake-up does for both.
+const deferAccept = 1
+
 // listenConfig sets on the listening socket what every connection shall inherit, so that an accept costs no further system call.
 func listenConfig() *net.ListenConfig {
 	return &net.ListenConfig{
@@ -21,6 +25,7 @@ func tuneListener(_, _ string, c syscall.RawConn) error {
 	err := c.Control(func(fd uintptr) {
 		for _, o := range []struct{ level, name, value int }{
 			{syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1},
+			{syscall.IPPROTO_TCP, syscall.TCP_DEFER_ACCEPT, deferAccept},
 			{syscall.SOL_SOCKET, syscall.SO_KEEPALIVE, 1},
 			{syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE, int(keepAliveIdle.Seconds())},
 			{syscall.IPPROTO_TCP, syscall.TCP_KEEPINTVL, int(keepAliveInterval.Seconds())},

@@ -182,7 +182,6 @@ func (c *conn) carryOut(out []Action) {
 			}
 			q.Connect = &l.connect
 			q.Err, c.failure = c.failure, nil
-			l.yield = true
 			if ans, ok := c.owner.Route(c, q); ok {
 				c.target = ans.Target
 				out = c.s.Routed(ans, l.now, out)
@@ -201,17 +200,14 @@ func (c *conn) carryOut(out []Action) {
 			c.close(Broker)
 		case OpAccepted:
 			c.target = nil // nor its prelude
-			l.yield = true
 			if k, err := mqtt.ParseConnack(a.Data, c.s.Version); err == nil {
 				c.owner.Accepted(c, k, c.s.toConnack())
 			}
 		case OpGoodbye:
-			l.yield = true
 			if m, err := mqtt.ParseDisconnect(a.Data, c.s.Version); err == nil {
 				c.owner.Goodbye(c, m)
 			}
 		case OpBrokerEnded:
-			l.yield = true
 			c.owner.BrokerEnded(c)
 		case OpFlow:
 			out = c.s.Flow(len(c.pend[Client])+unacknowledged(c.fd[Client]), l.now, out)
@@ -226,7 +222,6 @@ func (c *conn) carryOut(out []Action) {
 			c.close(Broker)
 			owner, sum := c.owner, c.s.summary(l.now, c.failure)
 			l.release(c)
-			l.yield = true
 			owner.Closed(sum)
 		}
 	}

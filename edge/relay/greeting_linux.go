@@ -75,7 +75,6 @@ func (g *greeting) begin() {
 	c := g.c
 	l := c.loop
 	g.begun = true
-	l.yield = true
 	ctx, cancel := context.WithCancel(l.ctx)
 	l.work.Go(func() {
 		defer cancel()

@@ -28,12 +28,14 @@ const (
 	loopAccepts = 64        // connections accepted at once
 	busyWait    = 5         // ms: how long a busy loop waits without telling the Go scheduler
 	acceptPause = 100 * time.Millisecond
+	roomy       = 3 // processors: with fewer a loop must step aside for the goroutines that it wakes up
 )
 
 // Loop is the epoll driver: it runs plain TCP sessions from accept to close on raw descriptors, edge-triggered, reading into one shared
 // buffer and writing through; bytes are kept only for a socket that is full, and then its peer is not read.
 //
-// A loop belongs to the goroutine that runs it. Other goroutines reach it through its mail box.
+// A loop belongs to the goroutine that runs it. Other goroutines reach it through its mail box. It keeps a processor (GOMAXPROCS) to itself while
+// it is busy, and there should be two more than there are loops, for the goroutines that loops wake up: an idle one takes them over at once.
 type Loop struct {
 	epfd, wake int
 	epoch      time.Time
@@ -56,7 +58,6 @@ type Loop struct {
 	ctx       context.Context
 	ticking   bool // shared is told the time
 	busy      bool
-	yield     bool // a call of ours may have made a goroutine runnable
 	now       int64
 
 	work sync.WaitGroup // goroutines that shake hands
@@ -200,6 +201,7 @@ func (l *Loop) send(m mail) bool {
 // Run runs the loop until ctx ends. Then it stops accepting, closes the sessions that are left, and waits for the handshakes.
 func (l *Loop) Run(ctx context.Context) error {
 	l.ctx = ctx
+	crowded := runtime.GOMAXPROCS(0) < roomy
 	end := context.AfterFunc(ctx, func() { l.send(mail{}) })
 	defer end()
 	for ctx.Err() == nil {
@@ -217,10 +219,8 @@ func (l *Loop) Run(ctx context.Context) error {
 		if n > 0 && l.shared != nil && !l.ticking {
 			l.tickShared()
 		}
-		if l.yield {
-			// What we made runnable sits in this processor's queue, and a raw wait would keep it there.
-			l.yield = false
-			runtime.Gosched()
+		if crowded {
+			runtime.Gosched() // what we made runnable sits in this processor's queue, and a raw wait would keep it there
 		}
 	}
 	l.finish()
@@ -321,7 +321,6 @@ func (l *Loop) readMail() {
 	for _, m := range box {
 		switch c := m.conn; {
 		case m.call != nil:
-			l.yield = true
 			m.call()
 		case c == nil:
 		case c.closed:

@@ -106,7 +106,6 @@ func (c *conn) join() {
 	l.gen++
 	gen := l.gen
 	c.gen[Broker], c.dialing, c.hangUp = gen, true, cancel
-	l.yield = true
 	l.work.Go(func() {
 		defer cancel()
 		w, err := target.Join(ctx)
