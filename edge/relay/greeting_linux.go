@@ -28,6 +28,7 @@ type greeting struct {
 	welcome     func(context.Context) (Owner, []Layer, []byte)
 	head        []byte // read by the loop; the goroutine's once it has begun
 	begun       bool   // the loop's
+	ended       bool   // the loop's: the kernel has said so, once
 	events      chan struct{}
 
 	mu      sync.Mutex
@@ -46,15 +47,19 @@ func newGreeting(c *conn, peer, local netip.AddrPort, door Door) *greeting {
 
 // event is told by the loop what the kernel says of the socket.
 func (g *greeting) event(events uint32) {
+	const ending = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
+	l := g.c.loop
+	if events&ending != 0 {
+		g.ended = true
+	}
 	if g.begun {
+		l.yield = true
 		g.wake()
 		return
 	}
-	const ending = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
 	if events&(unix.EPOLLIN|ending) == 0 {
 		return
 	}
-	l := g.c.loop
 	for len(g.head) < maxHead {
 		n, errno := recv(g.fd, l.buf[:maxHead-len(g.head)])
 		if errno == unix.EINTR {
@@ -90,6 +95,7 @@ func (g *greeting) begin() {
 // greeted begins the session.
 func (c *conn) greeted(owner Owner, layers []Layer, rest []byte) {
 	l := c.loop
+	c.ended[Client] = c.greet.ended // no event will tell it again
 	c.greet = nil
 	if owner == nil {
 		c.close(Client)
