@@ -81,10 +81,11 @@ func (g *greeting) begin() {
 	l := c.loop
 	g.begun = true
 	l.yield = true
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(l.life)
 	l.work.Go(func() {
 		defer cancel()
 		owner, layers, rest := g.welcome(ctx)
+		g.cut(net.ErrClosed) // the descriptor is the session's now, and later somebody else's
 		rest = append(rest, g.head...)
 		if !l.send(mail{call: func() { c.greeted(owner, layers, rest) }}) && owner != nil {
 			owner.Closed(Summary{Reason: ReasonShutdown, Total: time.Since(l.epoch) - time.Duration(c.s.AcceptedAt-1)})
@@ -104,9 +105,7 @@ func (c *conn) greeted(owner Owner, layers []Layer, rest []byte) {
 	}
 	c.owner, c.wrap[Client] = owner, newWrap(layers, l.shared)
 	c.readable[Client] = true
-	if len(rest) > 0 {
-		c.unwrap(Client, l.buf[:copy(l.buf, rest)])
-	}
+	c.behind(Client, rest)
 	if c.read(); !c.closed {
 		c.arm()
 	}

@@ -58,7 +58,8 @@ type Loop struct {
 	yield     bool // a call of ours may have made a goroutine runnable
 	now       int64
 
-	work sync.WaitGroup // goroutines that shake hands
+	work sync.WaitGroup  // goroutines that shake hands
+	life context.Context // theirs: ends with Run
 
 	mu     sync.Mutex
 	mail   []mail
@@ -200,9 +201,13 @@ func (l *Loop) send(m mail) bool {
 func (l *Loop) Run(ctx context.Context) error {
 	end := context.AfterFunc(ctx, func() { l.send(mail{}) })
 	defer end()
+	life, over := context.WithCancel(ctx)
+	defer over()
+	l.life = life
 	for ctx.Err() == nil {
 		n, err := l.wait()
 		if err != nil {
+			over()
 			l.finish()
 			return err
 		}
