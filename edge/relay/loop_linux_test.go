@@ -345,12 +345,10 @@ var collectorRun = func() time.Duration {
 	return d
 }()
 
-// The loop that a session has left ends it, too, though the owner never says so.
-func TestSessionsThatMovedEndWithTheirLoop(t *testing.T) {
+// A loop that ends takes its sessions along.
+func TestSessionsEndWithTheirLoop(t *testing.T) {
 	at := brokers(t, func(c *net.TCPConn) { io.Copy(io.Discard, c) })
-	o := newWatchedOwner(Target{Dial: func(ctx context.Context) (Stream, error) {
-		return connectTCP(ctx, []netip.AddrPort{at}, time.Now().Add(patience))
-	}})
+	o := newWatchedOwner(Target{Addrs: []netip.AddrPort{at}})
 	sums := make(chan Summary, 1)
 	o.closed = func(s Summary) { sums <- s }
 	loop, err := NewLoop(nil)
