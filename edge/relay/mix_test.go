@@ -94,7 +94,7 @@ func newMix(seed uint64, half bool) *mix {
 	case clientResets:
 		m.cut = m.connectSize() + rnd.IntN(len(m.data[Client])-m.connectSize())
 	case brokerResets:
-		m.cut = rnd.IntN(len(m.data[Broker]))
+		m.cut = len(connack311) + rnd.IntN(len(m.data[Broker])-len(connack311))
 	}
 	return m
 }
@@ -395,8 +395,11 @@ func (h *hall) run(m *mix, broker netip.AddrPort) error {
 	close(done)
 	wg.Wait()
 	h.leave(m)
-	if err = errors.Join(errs[Client], errs[Broker], err); err != nil || m.end >= clientResets {
-		return err
+	if err = errors.Join(errs[Client], errs[Broker], err); err != nil {
+		return fmt.Errorf("%w; %+v", err, s)
+	}
+	if m.end >= clientResets {
+		return nil
 	}
 	for side := range m.data {
 		if got, want := s.Bytes[side], uint64(len(m.data[side])); got != want {
