@@ -118,6 +118,9 @@ func (c *conn) pump(side Side) {
 		}
 		w, kept := c.wrap[side], 0
 		if w != nil {
+			if w.owed > maxOwed {
+				return // until they are out
+			}
 			kept = copy(l.buf, w.rest)
 		}
 		n, errno := recv(c.fd[side], l.buf[kept:])
@@ -398,6 +401,9 @@ func (c *conn) keepBuffer(side Side) {
 		c.loop.spare = append(c.loop.spare, b[:0])
 	}
 	c.pend[side] = nil
+	if w := c.wrap[side]; w != nil {
+		w.owed = 0
+	}
 }
 
 func (l *Loop) spareBuffer() []byte {

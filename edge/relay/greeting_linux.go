@@ -28,6 +28,7 @@ type greeting struct {
 	welcome     func(context.Context) (Owner, []Layer, []byte)
 	head        []byte // read by the loop; the goroutine's once it has begun
 	begun       bool   // the loop's
+	ended       bool   // the loop's: the kernel has said so, once
 	events      chan struct{}
 
 	mu      sync.Mutex
@@ -46,15 +47,18 @@ func newGreeting(c *conn, peer, local netip.AddrPort, door Door) *greeting {
 
 // event is told by the loop what the kernel says of the socket.
 func (g *greeting) event(events uint32) {
+	const ending = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
+	l := g.c.loop
+	if events&ending != 0 {
+		g.ended = true
+	}
 	if g.begun {
 		g.wake()
 		return
 	}
-	const ending = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
 	if events&(unix.EPOLLIN|ending) == 0 {
 		return
 	}
-	l := g.c.loop
 	for len(g.head) < maxHead {
 		n, errno := recv(g.fd, l.buf[:maxHead-len(g.head)])
 		if errno == unix.EINTR {
@@ -75,10 +79,11 @@ func (g *greeting) begin() {
 	c := g.c
 	l := c.loop
 	g.begun = true
-	ctx, cancel := context.WithCancel(l.ctx)
+	ctx, cancel := context.WithCancel(l.life)
 	l.work.Go(func() {
 		defer cancel()
 		owner, layers, rest := g.welcome(ctx)
+		g.cut(net.ErrClosed) // the descriptor is the session's now, and later somebody else's
 		rest = append(rest, g.head...)
 		if !l.send(mail{call: func() { c.greeted(owner, layers, rest) }}) && owner != nil {
 			owner.Closed(Summary{Reason: ReasonShutdown, Total: time.Since(l.epoch) - time.Duration(c.s.AcceptedAt-1)})
@@ -89,6 +94,7 @@ func (g *greeting) begin() {
 // greeted begins the session.
 func (c *conn) greeted(owner Owner, layers []Layer, rest []byte) {
 	l := c.loop
+	c.ended[Client] = c.greet.ended // no event will tell it again
 	c.greet = nil
 	if owner == nil {
 		c.close(Client)
@@ -97,9 +103,7 @@ func (c *conn) greeted(owner Owner, layers []Layer, rest []byte) {
 	}
 	c.owner, c.wrap[Client] = owner, newWrap(layers, l.shared)
 	c.readable[Client] = true
-	if len(rest) > 0 {
-		c.unwrap(Client, l.buf[:copy(l.buf, rest)])
-	}
+	c.behind(Client, rest)
 	if c.read(); !c.closed {
 		c.arm()
 	}

@@ -53,6 +53,7 @@ type Door interface {
 type wrap struct {
 	outer, inner Layer // next to the socket, and next to the session: nil if there is one only
 	rest         []byte
+	owed         int  // bytes of replies among what waits to be written
 	ended        bool // reading is at its end: what still comes is not looked at
 }
 
@@ -77,6 +78,9 @@ func (w *wrap) open(raw []byte) (payload, rest []byte, err error) {
 		if payload, _, ended = w.inner.Open(payload); ended != nil { // frames keep their rest themselves
 			err = ended
 		}
+	}
+	if err == io.EOF && w.inner != nil {
+		err = w.eof() // a close_notify may be in the middle of a frame
 	}
 	return payload, rest, err
 }

@@ -55,12 +55,12 @@ type Loop struct {
 	scratch   scratch
 	pieces    [][]byte // emptied rests of records
 	shared    Shared   // nil: none
-	ctx       context.Context
-	ticking   bool // shared is told the time
+	ticking   bool     // shared is told the time
 	busy      bool
 	now       int64
 
-	work sync.WaitGroup // goroutines that shake hands
+	work sync.WaitGroup  // goroutines that shake hands
+	life context.Context // theirs: ends with Run
 
 	mu     sync.Mutex
 	mail   []mail
@@ -200,13 +200,16 @@ func (l *Loop) send(m mail) bool {
 
 // Run runs the loop until ctx ends. Then it stops accepting, closes the sessions that are left, and waits for the handshakes.
 func (l *Loop) Run(ctx context.Context) error {
-	l.ctx = ctx
 	crowded := runtime.GOMAXPROCS(0) < roomy
 	end := context.AfterFunc(ctx, func() { l.send(mail{}) })
 	defer end()
+	life, over := context.WithCancel(ctx)
+	defer over()
+	l.life = life
 	for ctx.Err() == nil {
 		n, err := l.wait()
 		if err != nil {
+			over()
 			l.finish()
 			return err
 		}

@@ -345,7 +345,7 @@ var collectorRun = func() time.Duration {
 	return d
 }()
 
-// A loop ends its sessions, though the owner never says so.
+// A loop that ends takes its sessions along.
 func TestSessionsEndWithTheirLoop(t *testing.T) {
 	at := brokers(t, func(c *net.TCPConn) { io.Copy(io.Discard, c) })
 	o := newWatchedOwner(Target{Addrs: []netip.AddrPort{at}})

@@ -4,7 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
-	"strings"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -12,24 +12,6 @@ import (
 	"github.com/limpet-mesh/limpet/edge/ws"
 	wsstream "github.com/limpet-mesh/limpet/edge/ws/stream"
 )
-
-// wrapping is the layers on one side of a session in a loop.
-type wrapping struct {
-	tls    bool
-	policy tls13.Policy
-	ws     bool
-}
-
-func (w wrapping) String() string {
-	var parts []string
-	if w.tls {
-		parts = append(parts, map[tls13.Policy]string{tls13.Own: "own records", tls13.Crypto: "tls.Conn"}[w.policy])
-	}
-	if w.ws {
-		parts = append(parts, "ws")
-	}
-	return strings.Join(parts, " and ")
-}
 
 var wrappings = []wrapping{{tls: true, policy: tls13.Own}, {tls: true, policy: tls13.Crypto}, {ws: true}, {tls: true, policy: tls13.Own, ws: true}}
 
@@ -120,9 +102,11 @@ func (c *ciphers) Adopt(l Layer) {
 
 // testDoor welcomes clients with the layers of a wrapping.
 type testDoor struct {
-	own    Owner
+	owner  func() Owner
 	w      wrapping
 	server *tls13.Server
+	pause  func(net.Conn) // behind the handshake; nil: none
+	failed func(net.Conn) // nil: nobody wants to know
 }
 
 func (*testDoor) Room() (time.Duration, bool) { return 0, true }
@@ -131,10 +115,44 @@ func (d *testDoor) Come(conn net.Conn, _ time.Time) func(context.Context) (Owner
 	return func(ctx context.Context) (Owner, []Layer, []byte) {
 		layers, rest, err := d.w.near(ctx, conn, d.server)
 		if err != nil {
+			if d.failed != nil {
+				d.failed(conn)
+			}
 			return nil, nil, nil
 		}
-		return d.own, layers, rest
+		if d.pause != nil {
+			d.pause(conn)
+		}
+		return d.owner(), layers, rest
 	}
+}
+
+// target is a broker that is reached through our layers. pause, if not nil, takes its time before it dials.
+func (w wrapping) target(at netip.AddrPort, prelude []byte, pause func()) *Target {
+	return &Target{Join: func(ctx context.Context) (Wrapped, error) {
+		if pause != nil {
+			pause()
+		}
+		st, err := new(net.Dialer).DialContext(ctx, "tcp", at.String())
+		if err != nil {
+			return Wrapped{}, err
+		}
+		layers, rest, err := w.near(ctx, st, nil)
+		if err != nil {
+			st.Close()
+			return Wrapped{}, err
+		}
+		if out := prelude; len(out) > 0 {
+			for i := len(layers) - 1; i >= 0; i-- {
+				out = layers[i].Seal(nil, out)
+			}
+			if _, err := st.Write(out); err != nil {
+				st.Close()
+				return Wrapped{}, err
+			}
+		}
+		return Wrapped{Conn: st.(*net.TCPConn), Layers: layers, Rest: rest}, nil
+	}}
 }
 
 // wrappedRig runs the epoll driver with layers on both sides.
@@ -144,28 +162,8 @@ func wrappedRig(t *testing.T, own *scriptOwner, l *Limits, w, broker wrapping) *
 	if err != nil {
 		t.Fatal(err)
 	}
-	own.target = func() *Target {
-		return &Target{Join: func(ctx context.Context) (Wrapped, error) {
-			st, err := new(net.Dialer).DialContext(ctx, "tcp", b.addr().String())
-			if err != nil {
-				return Wrapped{}, err
-			}
-			layers, rest, err := broker.near(ctx, st, nil)
-			if err != nil {
-				st.Close()
-				return Wrapped{}, err
-			}
-			out := prelude
-			for i := len(layers) - 1; i >= 0; i-- {
-				out = layers[i].Seal(nil, out)
-			}
-			if _, err := st.Write(out); err != nil {
-				return Wrapped{}, err
-			}
-			return Wrapped{Conn: st.(*net.TCPConn), Layers: layers, Rest: rest}, nil
-		}}
-	}
-	door := &testDoor{own: own, w: w, server: tls13.NewServer(testTLS(), w.policy)}
+	own.target = func() *Target { return broker.target(b.addr(), prelude, nil) }
+	door := &testDoor{owner: func() Owner { return own }, w: w, server: tls13.NewServer(testTLS(), w.policy)}
 	startLoop(t, new(ciphers), func(loop *Loop) (func(), error) { return loop.Open(ln.(*net.TCPListener), l, door) })
 	cl, err := net.Dial("tcp", ln.Addr().String())
 	if err != nil {

@@ -16,6 +16,9 @@ const (
 	smallRest = 1 << 10
 	largeRest = 20 << 10 // a TLS record of the largest size (RFC 8446 §5.2, RFC 5246 §6.2.3)
 	maxPieces = 64
+	// maxOwed is how much of the layers' own replies may wait for a side that does not read, until what it sends is not read either: one that
+	// pings without end would have them pile up.
+	maxOwed = 4 << 10
 )
 
 // unwrap opens what came from side's socket, and feeds the session what was in it.
@@ -27,7 +30,11 @@ func (c *conn) unwrap(side Side, raw []byte) {
 		w.ended = true
 	}
 	if word := w.reply(&l.scratch); len(word) > 0 && c.fd[side] >= 0 && !c.s.Dead[side] {
-		if errno := c.write(side, word); errno != 0 {
+		errno := c.write(side, word)
+		if len(c.pend[side]) > 0 {
+			w.owed += len(word)
+		}
+		if errno != 0 {
 			c.feed(func(out []Action) []Action { return c.s.Unwritable(side, errno.Error(), l.now, out) })
 		}
 	}
@@ -141,10 +148,21 @@ func (c *conn) joined(gen int32, w Wrapped, err error) {
 		}
 		return c.s.Dialed(nil, c.loop.now, out)
 	})
-	if err == nil && len(w.Rest) > 0 && c.wrap[Broker] != nil {
-		c.unwrap(Broker, c.loop.buf[:copy(c.loop.buf, w.Rest)])
+	if err == nil {
+		c.behind(Broker, w.Rest)
 	}
 	c.read()
+}
+
+// behind opens what was read behind side's handshakes.
+func (c *conn) behind(side Side, rest []byte) {
+	for w := c.wrap[side]; len(rest) > 0 && w != nil && w == c.wrap[side] && !w.ended; {
+		raw := c.loop.buf
+		kept := copy(raw, w.rest)
+		n := copy(raw[kept:], rest)
+		rest = rest[n:]
+		c.unwrap(side, raw[:kept+n])
+	}
 }
 
 // detach takes the socket out of a net.Conn.

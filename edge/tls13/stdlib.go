@@ -17,6 +17,7 @@ type Stdlib struct {
 	wire   *wire
 	ended  bool // Open has returned an error
 	failed bool // it was not io.EOF: nothing is written any more but the alert
+	closed bool // End has been called
 }
 
 // Open is as that of Records. Errors besides io.EOF are those of crypto/tls.
@@ -51,17 +52,23 @@ func (s *Stdlib) Open(raw []byte) (payload, rest []byte, err error) {
 
 // Seal is as that of Records. crypto/tls starts with records that fit into a packet, and goes over to long ones.
 func (s *Stdlib) Seal(dst, p []byte) []byte {
-	if s.failed {
+	if s.failed || s.closed {
 		return s.Reply(dst)
 	}
 	s.wire.out = append(dst, s.wire.out...)
-	_, _ = s.conn.Write(p) // fails only after End
+	_, _ = s.conn.Write(p) // to memory
 	return s.take()
 }
 
 // Reply is as that of Records.
 func (s *Stdlib) Reply(dst []byte) []byte {
 	if len(s.wire.out) == 0 {
+		return dst
+	}
+	if s.closed {
+		// crypto/tls answers a KeyUpdate also behind its close_notify. Nobody reads that any more, and a peer that closes its socket with bytes
+		// unread resets it (RFC 1122 §4.2.2.13), which destroys what it has sent.
+		s.wire.out = nil
 		return dst
 	}
 	dst = append(dst, s.wire.out...)
@@ -71,7 +78,8 @@ func (s *Stdlib) Reply(dst []byte) []byte {
 
 // End is as that of Records.
 func (s *Stdlib) End(dst []byte) []byte {
-	if s.failed { // crypto/tls would say close_notify after its alert
+	defer func() { s.closed = true }()
+	if s.failed || s.closed { // crypto/tls would say close_notify after its alert, and what it said behind that
 		return s.Reply(dst)
 	}
 	s.wire.out = append(dst, s.wire.out...)

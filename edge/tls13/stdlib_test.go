@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"net"
 	"strings"
 	"testing"
 	"unsafe"
@@ -151,4 +152,51 @@ func TestStdlibAnswersKeyUpdates(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestStdlibIsSilentAfterItsEnd: crypto/tls would answer a KeyUpdate.
+func TestStdlibIsSilentAfterItsEnd(t *testing.T) {
+	ln := listen(t)
+	conns := make(chan net.Conn, 1)
+	go func() {
+		c, _ := net.Dial("tcp", ln.Addr().String())
+		conns <- c
+	}()
+	near, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer near.Close()
+	far := <-conns
+	defer far.Close()
+	peers := make(chan *Handover, 1)
+	go func() {
+		h, _ := Client(t.Context(), far, clientConfig(), Own)
+		peers <- h
+	}()
+	us, err := NewServer(serverConfig(), Crypto).Handshake(t.Context(), near)
+	peer := <-peers
+	if err != nil || peer == nil || peer.Records == nil {
+		t.Fatal(us, peer, err)
+	}
+	question := peer.Records.appendUpdate(nil, true)
+	if _, _, err := us.Stdlib.Open(append(question, peer.Records.Seal(nil, []byte("before"))...)); err != nil {
+		t.Fatal(err)
+	}
+	if out := us.Stdlib.Reply(nil); len(out) == 0 {
+		t.Fatal("a KeyUpdate is not answered")
+	}
+	if out := us.Stdlib.End(nil); len(out) == 0 {
+		t.Fatal("no close_notify")
+	}
+	question = peer.Records.appendUpdate(nil, true)
+	got, _, err := us.Stdlib.Open(append(question, peer.Records.Seal(nil, []byte("behind"))...))
+	if err != nil || string(got) != "behind" {
+		t.Fatalf("%q, %v", got, err)
+	}
+	for what, out := range map[string][]byte{"Reply": us.Stdlib.Reply(nil), "Seal": us.Stdlib.Seal(nil, []byte("x")), "End": us.Stdlib.End(nil)} {
+		if len(out) > 0 {
+			t.Errorf("%s says %d bytes after the end", what, len(out))
+		}
+	}
 }

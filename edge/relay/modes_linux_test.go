@@ -1,0 +1,64 @@
+package relay
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+
+	"github.com/limpet-mesh/limpet/edge/tls13"
+)
+
+// loopModes are the epoll driver's: plain, and with each kind of layers on the client's side, on the broker's, and on both.
+func loopModes() (all []mode) {
+	add := func(name string, client, broker wrapping) {
+		m := mode{name: name, client: client, broker: broker, target: plainTarget}
+		if broker != (wrapping{}) {
+			m.target = func(at netip.AddrPort, pause func()) Target { return *broker.target(at, nil, pause) }
+		}
+		m.relay = func(t testing.TB, r relayed) (netip.AddrPort, func() int) {
+			ln := mustListen(t)
+			t.Cleanup(func() { ln.Close() })
+			loop := startLoop(t, new(ciphers), func(loop *Loop) (func(), error) {
+				if client == (wrapping{}) {
+					return loop.Listen(ln, r.limits, func(_, _ netip.AddrPort) (Owner, bool) { return r.owner(), false })
+				}
+				door := &testDoor{owner: r.owner, w: client, server: tls13.NewServer(testTLS(), client.policy), pause: r.pause, failed: r.failed}
+				return loop.Open(ln, r.limits, door)
+			})
+			return ln.Addr().(*net.TCPAddr).AddrPort(), loop.held
+		}
+		all = append(all, m)
+	}
+	plain := wrapping{}
+	add("epoll", plain, plain)
+	for _, w := range wrappings {
+		add("epoll, client "+w.String(), w, plain)
+		add("epoll, broker "+w.String(), plain, w)
+		add("epoll, both "+w.String(), w, w)
+	}
+	return all
+}
+
+// held is how many bytes the loop's sessions keep: what waits to be written, pieces of records, and what was read before the CONNACK.
+func (l *Loop) held() (n int) {
+	done := make(chan struct{})
+	if !l.send(mail{call: func() {
+		defer close(done)
+		for _, c := range l.conns {
+			if c == nil {
+				continue
+			}
+			n += cap(c.s.Held) + cap(c.s.First) + cap(c.s.Tail)
+			for side := range c.fd {
+				n += cap(c.pend[side])
+				if w := c.wrap[side]; w != nil {
+					n += cap(w.rest)
+				}
+			}
+		}
+	}}) {
+		return 0
+	}
+	<-done
+	return n
+}
