@@ -12,6 +12,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -116,13 +117,11 @@ func compare(ctx context.Context, p *params, stdout, stderr io.Writer) error {
 	}
 	r.Differs = peer.Differences(p.Modes)
 	for _, m := range p.Modes {
-		if err := r.measure(ctx, m, cert, stderr); err != nil {
-			return err
-		}
+		stopped := r.measure(ctx, m, cert, stderr)
 		t := tabulate(p, m, r.Units)
 		r.Table = append(r.Table, t)
 		t.print(stdout)
-		if err := r.write(); err != nil { // what there is so far
+		if err := errors.Join(stopped, r.write()); err != nil { // what there is so far is shown and written
 			return err
 		}
 	}

@@ -234,6 +234,27 @@ func (u *unit) connect(ctx context.Context) error {
 	return nil
 }
 
+// settle waits until the kernel has freed what the unit before left (it takes its time with sockets), or for patience: its memory has stood still
+// five times in a row.
+func settle(ctx context.Context, patience time.Duration) error {
+	last, still := int64(0), 0
+	for until := time.Now().Add(patience); still < 5 && time.Now().Before(until); {
+		now, err := gauge.Kernel()
+		if err != nil {
+			return err
+		}
+		still++
+		if now < last-1<<18 || now > last+1<<18 {
+			still = 0
+		}
+		last = now
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // idle measures clients that do nothing.
 func (u *unit) idle(ctx context.Context) error {
 	u.Memory = map[string]int64{}
@@ -249,7 +270,7 @@ func (u *unit) idle(ctx context.Context) error {
 		u.Memory["available "+when], err = gauge.Available()
 		return err
 	}
-	if err := pause(ctx, u.p.Settle/4); err != nil {
+	if err := settle(ctx, u.p.Settle); err != nil {
 		return err
 	}
 	if err := look("before"); err != nil {
@@ -258,7 +279,7 @@ func (u *unit) idle(ctx context.Context) error {
 	if err := u.hold(u.p.Idle); err != nil {
 		return err
 	}
-	if err := pause(ctx, u.p.Settle); err != nil {
+	if err := pause(ctx, u.p.Settle); err != nil { // so that pools and heaps give back what the connects took, where they do
 		return err
 	}
 	before, err := u.rig.sample()
