@@ -13,29 +13,44 @@ import (
 
 // conn is a session in a loop. Only its loop touches it.
 type conn struct {
-	loop   *Loop
-	owner  Owner
-	s      Session
-	target *Target
-	fd     [2]int    // -1 = none
-	gen    [2]int32  // of fd, in the loop
-	pend   [2][]byte // to be written to this side: its socket was full
-	wrap   [2]*wrap  // nil: plain TCP
-	greet  *greeting // what precedes MQTT is under way; nil most of the time
-	until  int64     // when the next address gets its turn; counts while dialing
-	armed  int64     // when the wheel will look at us; 0 = it will not
-	slot   uint32
-	addr   uint8 // index of the target's address that is being dialed
+	loop  *Loop
+	owner Owner
+	s     Session
+	fd    [2]int32    // -1 = none
+	gen   [2]int32    // of fd, in the loop
+	pend  [2]*backlog // to be written to this side: its socket was full; nil most of the time
+	wrap  [2]*wrap    // nil: plain TCP
+	greet *greeting   // what precedes MQTT is under way; nil most of the time
+	way   *way        // to the broker: from the first question to the CONNACK
+	armed int64       // when the wheel will look at us; 0 = it will not
+	slot  uint32
 
 	readable [2]bool // the kernel may have bytes of this side
 	ended    [2]bool // this side has sent FIN: read on, to the zero
 	shut     [2]bool // shut this side's writing down when pend is out
 	finish   bool    // feed Finished when pend is out, both ways
 	dialing  bool
-	hangUp   context.CancelFunc // ends the dial of a goroutine; else nil
-	queued   bool               // in loop.again
+	queued   bool // in loop.again
 	closed   bool
-	failure  error // of the last dial
+}
+
+// way is how a session gets to its broker.
+type way struct {
+	target  *Target
+	addr    int                // index of the target's address that is being dialed
+	until   int64              // when the next one gets its turn; counts while dialing
+	hangUp  context.CancelFunc // ends the dial of a goroutine; else nil
+	failure error              // of the last dial
+}
+
+// backlog is bytes that wait for a socket.
+type backlog struct{ b []byte }
+
+func (b *backlog) size() int {
+	if b == nil {
+		return 0
+	}
+	return len(b.b)
 }
 
 // Answer implements Conn.
@@ -48,6 +63,9 @@ func (c *conn) Stop(r Reason) {
 	c.loop.send(mail{conn: c, stop: r})
 }
 
+// sock is side's descriptor.
+func (c *conn) sock(side Side) int { return int(c.fd[side]) }
+
 // watch puts side's descriptor into the epoll set, once and for all: edge-triggered for both directions, it never needs to be modified.
 func (c *conn) watch(side Side) error {
 	c.loop.gen++
@@ -56,7 +74,7 @@ func (c *conn) watch(side Side) error {
 		Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET,
 		Fd:     int32(c.slot<<1 | uint32(side)), Pad: c.gen[side],
 	}
-	return unix.EpollCtl(c.loop.epfd, unix.EPOLL_CTL_ADD, c.fd[side], &ev)
+	return unix.EpollCtl(c.loop.epfd, unix.EPOLL_CTL_ADD, c.sock(side), &ev)
 }
 
 func (c *conn) event(side Side, events uint32) {
@@ -81,7 +99,7 @@ func (c *conn) event(side Side, events uint32) {
 			c.ended[side] = true
 		}
 	}
-	if events&unix.EPOLLOUT != 0 && len(c.pend[side]) > 0 {
+	if events&unix.EPOLLOUT != 0 && c.pend[side] != nil {
 		c.flush(side)
 	}
 	c.read()
@@ -105,7 +123,7 @@ func (c *conn) turn(event func(out []Action) []Action) {
 // pump reads side and feeds the session, until there is nothing to read, the other side is full, or the budget is spent.
 func (c *conn) pump(side Side) {
 	l := c.loop
-	for budget := loopBudget; c.readable[side] && !c.closed && len(c.pend[side.Other()]) == 0 && c.s.WantRead(side) && c.fd[side] >= 0; {
+	for budget := loopBudget; c.readable[side] && !c.closed && c.pend[side.Other()] == nil && c.s.WantRead(side) && c.fd[side] >= 0; {
 		if side == Broker && c.dialing {
 			return
 		}
@@ -123,7 +141,7 @@ func (c *conn) pump(side Side) {
 			}
 			kept = copy(l.buf, w.rest)
 		}
-		n, errno := recv(c.fd[side], l.buf[kept:])
+		n, errno := recv(c.sock(side), l.buf[kept:])
 		switch {
 		case errno == unix.EAGAIN:
 			c.readable[side] = false
@@ -168,7 +186,7 @@ func (c *conn) carryOut(out []Action) {
 				out = c.s.Unwritable(a.Side, err.Error(), l.now, out)
 			}
 		case OpShutdown:
-			if len(c.pend[a.Side]) > 0 {
+			if c.pend[a.Side] != nil {
 				c.shut[a.Side] = true
 			} else {
 				c.shutdown(a.Side)
@@ -184,25 +202,28 @@ func (c *conn) carryOut(out []Action) {
 				continue
 			}
 			q.Connect = &l.connect
-			q.Err, c.failure = c.failure, nil
+			if c.way == nil {
+				c.way = new(way)
+			}
+			q.Err, c.way.failure = c.way.failure, nil
 			if ans, ok := c.owner.Route(c, q); ok {
-				c.target = ans.Target
+				c.way.target = ans.Target
 				out = c.s.Routed(ans, l.now, out)
 			}
 		case OpDial:
-			if c.target.Join != nil {
+			if c.way.target.Join != nil {
 				c.join()
 			} else {
-				c.addr = 0
+				c.way.addr = 0
 				out = c.dial(out)
 			}
 		case OpDrop:
 			if c.dialing {
-				c.failure = errDialTimeout
+				c.way.failure = errDialTimeout
 			}
 			c.close(Broker)
 		case OpAccepted:
-			c.target = nil // nor its prelude
+			c.way = nil
 			if k, err := mqtt.ParseConnack(a.Data, c.s.Version); err == nil {
 				c.owner.Accepted(c, k, c.s.toConnack())
 			}
@@ -213,9 +234,9 @@ func (c *conn) carryOut(out []Action) {
 		case OpBrokerEnded:
 			c.owner.BrokerEnded(c)
 		case OpFlow:
-			out = c.s.Flow(len(c.pend[Client])+unacknowledged(c.fd[Client]), l.now, out)
+			out = c.s.Flow(c.pend[Client].size()+unacknowledged(c.sock(Client)), l.now, out)
 		case OpUnread:
-			out = c.s.Unread(a.Side, unread(c.fd[a.Side]), l.now, out)
+			out = c.s.Unread(a.Side, unread(c.sock(a.Side)), l.now, out)
 		case OpFinish:
 			if c.finish = c.owes(Client) || c.owes(Broker); !c.finish {
 				out = c.s.Finished(out)
@@ -223,7 +244,7 @@ func (c *conn) carryOut(out []Action) {
 		case OpClose:
 			c.close(Client)
 			c.close(Broker)
-			owner, sum := c.owner, c.s.summary(l.now, c.failure)
+			owner, sum := c.owner, c.s.summary(l.now, c.failure())
 			l.release(c)
 			owner.Closed(sum)
 		}
@@ -240,14 +261,14 @@ func (c *conn) answered(a Answer) {
 	if c.s.Phase != Routing {
 		return
 	}
-	c.target = a.Target
+	c.way.target = a.Target
 	c.turn(func(out []Action) []Action { return c.s.Routed(a, c.loop.now, out) })
 }
 
 // due is when the session wants to be looked at; 0 = never.
 func (c *conn) due() int64 {
-	if c.dialing && c.hangUp == nil && c.until < c.s.Deadline {
-		return c.until
+	if c.dialing && c.way.hangUp == nil && c.way.until < c.s.Deadline {
+		return c.way.until
 	}
 	return c.s.Deadline
 }
@@ -261,31 +282,32 @@ func (c *conn) arm() {
 
 // dial connects to the target's next address that can be tried at all. Each has an equal share of the time that is left.
 func (c *conn) dial(out []Action) []Action {
-	for n := len(c.target.Addrs); int(c.addr) < n; c.addr++ {
-		c.until = c.loop.now + int64(share(time.Duration(c.s.Deadline-c.loop.now), n-int(c.addr)))
-		done, err := c.connect(c.target.Addrs[c.addr])
+	w := c.way
+	for n := len(w.target.Addrs); w.addr < n; w.addr++ {
+		w.until = c.loop.now + int64(share(time.Duration(c.s.Deadline-c.loop.now), n-w.addr))
+		done, err := c.connect(w.target.Addrs[w.addr])
 		switch {
 		case err != nil:
-			c.failure = err
+			w.failure = err
 			c.close(Broker)
 		case done:
-			return c.s.Dialed(c.target.Prelude, c.loop.now, out)
+			return c.s.Dialed(w.target.Prelude, c.loop.now, out)
 		default:
 			c.dialing = true
 			return out
 		}
 	}
-	if c.failure == nil {
-		c.failure = errNoAddress // nor a Join
+	if w.failure == nil {
+		w.failure = errNoAddress // nor a Join
 	}
 	return c.s.DialFailed(c.loop.now, out)
 }
 
 // nextAddress gives the address that is being dialed up.
 func (c *conn) nextAddress(out []Action) []Action {
-	c.failure = errDialTimeout
+	c.way.failure = errDialTimeout
 	c.close(Broker)
-	c.addr++
+	c.way.addr++
 	return c.dial(out)
 }
 
@@ -295,7 +317,7 @@ func (c *conn) connect(addr netip.AddrPort) (done bool, err error) {
 	if fd < 0 {
 		return false, err
 	}
-	c.fd[Broker] = fd
+	c.fd[Broker] = int32(fd)
 	c.readable[Broker], c.ended[Broker] = false, false
 	if err != nil && err != unix.EINPROGRESS {
 		return false, err
@@ -309,23 +331,23 @@ func (c *conn) connect(addr netip.AddrPort) (done bool, err error) {
 // connected is told by the kernel that the connection stands, or cannot.
 func (c *conn) connected() {
 	c.dialing = false
-	code, err := unix.GetsockoptInt(c.fd[Broker], unix.SOL_SOCKET, unix.SO_ERROR)
+	code, err := unix.GetsockoptInt(c.sock(Broker), unix.SOL_SOCKET, unix.SO_ERROR)
 	switch {
 	case err != nil:
 	case code != 0:
 		err = syscall.Errno(code)
-	case toItself(c.fd[Broker], c.target.Addrs[c.addr]):
+	case toItself(c.sock(Broker), c.way.target.Addrs[c.way.addr]):
 		err = unix.ECONNREFUSED
 	}
 	c.feed(func(out []Action) []Action {
 		if err != nil {
-			c.failure = err
+			c.way.failure = err
 			c.close(Broker)
-			c.addr++
+			c.way.addr++
 			return c.dial(out)
 		}
-		c.failure = nil
-		return c.s.Dialed(c.target.Prelude, c.loop.now, out)
+		c.way.failure = nil
+		return c.s.Dialed(c.way.target.Prelude, c.loop.now, out)
 	})
 }
 
@@ -345,8 +367,8 @@ func (c *conn) write(side Side, p []byte) syscall.Errno {
 	if len(p) == 0 {
 		return 0
 	}
-	if len(c.pend[side]) == 0 {
-		n, errno := sendTo(c.fd[side], p)
+	if c.pend[side] == nil {
+		n, errno := sendTo(c.sock(side), p)
 		if errno != 0 && errno != unix.EAGAIN {
 			return errno
 		}
@@ -355,7 +377,7 @@ func (c *conn) write(side Side, p []byte) syscall.Errno {
 		}
 		c.pend[side] = c.loop.spareBuffer()
 	}
-	c.pend[side] = append(c.pend[side], p...)
+	c.pend[side].b = append(c.pend[side].b, p...)
 	return 0
 }
 
@@ -364,7 +386,8 @@ func (c *conn) flush(side Side) {
 	if c.fd[side] < 0 {
 		return
 	}
-	n, errno := sendTo(c.fd[side], c.pend[side])
+	waiting := c.pend[side]
+	n, errno := sendTo(c.sock(side), waiting.b)
 	if errno != 0 && errno != unix.EAGAIN {
 		c.keepBuffer(side)
 		c.readable[side] = true // to its end
@@ -372,8 +395,8 @@ func (c *conn) flush(side Side) {
 		c.finished()
 		return
 	}
-	if n < len(c.pend[side]) {
-		c.pend[side] = append(c.pend[side][:0], c.pend[side][n:]...)
+	if n < len(waiting.b) {
+		waiting.b = append(waiting.b[:0], waiting.b[n:]...)
 		return
 	}
 	c.keepBuffer(side)
@@ -392,13 +415,22 @@ func (c *conn) finished() {
 	}
 }
 
+// failure is that of the last dial.
+func (c *conn) failure() error {
+	if c.way == nil {
+		return nil
+	}
+	return c.way.failure
+}
+
 // owes reports whether bytes wait for a side that may still take them.
-func (c *conn) owes(side Side) bool { return len(c.pend[side]) > 0 && !c.s.Dead[side] }
+func (c *conn) owes(side Side) bool { return c.pend[side] != nil && !c.s.Dead[side] }
 
 // keepBuffer gives side's empty buffer back to the loop.
 func (c *conn) keepBuffer(side Side) {
-	if b := c.pend[side]; cap(b) > 0 && cap(b) <= 2*loopBuffer && len(c.loop.spare) < 64 {
-		c.loop.spare = append(c.loop.spare, b[:0])
+	if p := c.pend[side]; p != nil && cap(p.b) <= 2*loopBuffer && len(c.loop.spare) < 64 {
+		p.b = p.b[:0]
+		c.loop.spare = append(c.loop.spare, p)
 	}
 	c.pend[side] = nil
 	if w := c.wrap[side]; w != nil {
@@ -406,34 +438,34 @@ func (c *conn) keepBuffer(side Side) {
 	}
 }
 
-func (l *Loop) spareBuffer() []byte {
+func (l *Loop) spareBuffer() *backlog {
 	if n := len(l.spare); n > 0 {
 		b := l.spare[n-1]
 		l.spare = l.spare[:n-1]
 		return b
 	}
-	return nil
+	return new(backlog)
 }
 
 func (c *conn) close(side Side) {
-	if side == Broker && c.hangUp != nil {
-		c.hangUp()
-		c.hangUp, c.dialing = nil, false
+	if side == Broker && c.way != nil && c.way.hangUp != nil {
+		c.way.hangUp()
+		c.way.hangUp, c.dialing = nil, false
 		c.gen[Broker] = 0
 	}
 	if c.fd[side] < 0 {
 		return
 	}
 	if w := c.wrap[side]; w != nil {
-		if len(c.pend[side]) == 0 && !c.s.Dead[side] {
+		if c.pend[side] == nil && !c.s.Dead[side] {
 			if last := w.end(&c.loop.scratch, true); len(last) > 0 {
-				sendTo(c.fd[side], last) // if it takes it at once
+				sendTo(c.sock(side), last) // if it takes it at once
 			}
 		}
 		w.wipe()
 		c.wrap[side] = nil
 	}
-	unix.Close(c.fd[side])
+	unix.Close(c.sock(side))
 	c.fd[side] = -1
 	c.gen[side] = 0
 	c.readable[side], c.ended[side], c.shut[side] = false, false, false

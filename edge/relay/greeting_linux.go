@@ -40,7 +40,7 @@ type greeting struct {
 var _ net.Conn = (*greeting)(nil)
 
 func newGreeting(c *conn, peer, local netip.AddrPort, door Door) *greeting {
-	g := &greeting{c: c, fd: c.fd[Client], peer: peer, local: local, door: door, events: make(chan struct{}, 1)}
+	g := &greeting{c: c, fd: c.sock(Client), peer: peer, local: local, door: door, events: make(chan struct{}, 1)}
 	g.welcome = door.Come(g, c.loop.epoch.Add(time.Duration(c.s.AcceptedAt-1)))
 	return g
 }

@@ -256,12 +256,12 @@ func TestTheEndOfALoopUnderWay(t *testing.T) {
 		},
 		{
 			name: "a broker shakes no hands", client: connects, target: silent,
-			there: func(c *conn) bool { return c.hangUp != nil },
+			there: func(c *conn) bool { return c.way != nil && c.way.hangUp != nil },
 		},
 		{
 			name: "a broker is not connected", client: connects,
 			target: func(t *testing.T) Target { return *secure.target(swallow(t), nil, nil) },
-			there:  func(c *conn) bool { return c.hangUp != nil },
+			there:  func(c *conn) bool { return c.way != nil && c.way.hangUp != nil },
 		},
 		{
 			name: "a session relays", client: connects,

@@ -50,7 +50,7 @@ type Loop struct {
 	gen       int32
 	acceptors map[int32]*acceptor
 	again     []*conn // stopped by the budget: there is more to read
-	spare     [][]byte
+	spare     []*backlog
 	wheel     wheel
 	scratch   scratch
 	pieces    [][]byte // emptied rests of records
@@ -254,7 +254,7 @@ func (l *Loop) finish() {
 	l.work.Wait()
 	for _, c := range l.conns {
 		if c != nil && c.greet != nil { // its goroutine has ended
-			unix.Close(c.fd[Client])
+			unix.Close(c.sock(Client))
 		}
 	}
 	unix.Close(l.wake)
@@ -388,7 +388,7 @@ func (l *Loop) adopt(a *acceptor, fd int, peer netip.AddrPort) {
 	if !local.IsValid() {
 		local = localAddr(fd)
 	}
-	c := &conn{loop: l, fd: [2]int{fd, -1}}
+	c := &conn{loop: l, fd: [2]int32{int32(fd), -1}}
 	if a.door != nil {
 		c.s.Start(a.limits, l.now, false)
 		c.greet = newGreeting(c, peer, local, a.door)
@@ -462,5 +462,5 @@ func (l *Loop) release(c *conn) {
 	l.free = append(l.free, c.slot)
 	c.closed = true
 	c.s = Session{State: State{Phase: Closed}, limits: c.s.limits}
-	c.owner, c.target, c.failure, c.greet = nil, nil, nil, nil
+	c.owner, c.way, c.greet = nil, nil, nil
 }

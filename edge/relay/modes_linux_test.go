@@ -48,9 +48,12 @@ func (l *Loop) held() (n int) {
 			if c == nil {
 				continue
 			}
-			n += cap(c.s.Held) + cap(c.s.First) + cap(c.s.Tail)
+			ends := c.s.kept()
+			n += cap(ends.Held) + cap(ends.First) + cap(ends.Tail)
 			for side := range c.fd {
-				n += cap(c.pend[side])
+				if p := c.pend[side]; p != nil {
+					n += cap(p.b)
+				}
 				if w := c.wrap[side]; w != nil {
 					n += cap(w.rest)
 				}

@@ -31,7 +31,7 @@ func (c *conn) unwrap(side Side, raw []byte) {
 	}
 	if word := w.reply(&l.scratch); len(word) > 0 && c.fd[side] >= 0 && !c.s.Dead[side] {
 		errno := c.write(side, word)
-		if len(c.pend[side]) > 0 {
+		if c.pend[side] != nil {
 			w.owed += len(word)
 		}
 		if errno != 0 {
@@ -98,7 +98,7 @@ func (c *conn) shutdown(side Side) {
 	}
 	w := c.wrap[side]
 	if w == nil {
-		unix.Shutdown(c.fd[side], unix.SHUT_WR)
+		unix.Shutdown(c.sock(side), unix.SHUT_WR)
 		return
 	}
 	if last := w.end(&c.loop.scratch, false); !c.s.Dead[side] {
@@ -108,11 +108,11 @@ func (c *conn) shutdown(side Side) {
 
 // join has a goroutine connect to the target's broker and shake hands.
 func (c *conn) join() {
-	l, target := c.loop, c.target
+	l, target := c.loop, c.way.target
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(c.s.Deadline-l.now))
 	l.gen++
 	gen := l.gen
-	c.gen[Broker], c.dialing, c.hangUp = gen, true, cancel
+	c.gen[Broker], c.dialing, c.way.hangUp = gen, true, cancel
 	l.work.Go(func() {
 		defer cancel()
 		w, err := target.Join(ctx)
@@ -124,16 +124,18 @@ func (c *conn) join() {
 
 // joined goes on with the connection that join made.
 func (c *conn) joined(gen int32, w Wrapped, err error) {
-	if c.closed || c.gen[Broker] != gen || c.hangUp == nil {
+	if c.closed || c.gen[Broker] != gen || c.way.hangUp == nil {
 		if err == nil {
 			w.Conn.Close()
 		}
 		return
 	}
-	c.hangUp()
-	c.hangUp, c.dialing, c.gen[Broker] = nil, false, 0
+	c.way.hangUp()
+	c.way.hangUp, c.dialing, c.gen[Broker] = nil, false, 0
 	if err == nil {
-		if c.fd[Broker], err = detach(w.Conn); err == nil {
+		var fd int
+		if fd, err = detach(w.Conn); err == nil {
+			c.fd[Broker] = int32(fd)
 			c.wrap[Broker] = newWrap(w.Layers, c.loop.shared)
 			c.readable[Broker], c.ended[Broker] = true, false
 			if err = c.watch(Broker); err != nil {
@@ -141,7 +143,7 @@ func (c *conn) joined(gen int32, w Wrapped, err error) {
 			}
 		}
 	}
-	c.failure = err
+	c.way.failure = err
 	c.feed(func(out []Action) []Action {
 		if err != nil {
 			return c.s.DialFailed(c.loop.now, out)
