@@ -159,7 +159,7 @@ func (f *fakeConn) Answer(a relay.Answer) {
 // come is a client that has connected and been routed.
 func (d *desk) come(k *mqtt.Connect) (*client, *fakeConn) {
 	d.t.Helper()
-	ln := &listener{srv: d.Server, pool: "default"}
+	ln := &listener{srv: d.Server, name: "mqtt", pool: "default"}
 	c := d.admit(ln, relay.Origin{Listener: "mqtt", Client: netip.MustParseAddrPort("198.51.100.1:1"), Peer: netip.MustParseAddrPort("198.51.100.1:1")})
 	if c == nil {
 		d.t.Fatal("not admitted")
@@ -432,7 +432,7 @@ func TestBetweenTwoBrokers(t *testing.T) {
 
 func TestNobodyIsBegunWhileLeaving(t *testing.T) {
 	d := newDesk(t, nil)
-	ln := &listener{srv: d.Server, pool: "default"}
+	ln := &listener{srv: d.Server, name: "mqtt", pool: "default"}
 	c := d.admit(ln, relay.Origin{Listener: "mqtt"})
 	d.leaving.Store(true)
 	if a, ok := c.Route(&fakeConn{}, relay.Query{Connect: persistent("x")}); !ok || a.Target != nil || a.Reason != relay.ReasonShutdown {
@@ -520,16 +520,17 @@ func TestRecordsAreKeptAlive(t *testing.T) {
 func TestTable(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	table := newTable()
+	type tableKey struct{ pool, key string }
 	in := map[*client]tableKey{}
+	pools := []*listener{{pool: "p"}, {pool: "q"}} // which share hashes
 	for range 20_000 {
 		if rnd.IntN(2) == 0 {
-			k := tableKey{"p", fmt.Sprint(rnd.IntN(40))}
-			c := &client{}
-			table.add(c, k)
-			in[c] = k
+			c := &client{ln: pools[rnd.IntN(2)], key: fmt.Sprint(rnd.IntN(20))}
+			table.add(c)
+			in[c] = tableKey{c.ln.pool, c.key}
 		} else {
-			for c, k := range in {
-				table.remove(c, k)
+			for c := range in {
+				table.remove(c)
 				delete(in, c)
 				break
 			}
@@ -543,7 +544,7 @@ func TestTable(t *testing.T) {
 		all := map[*client]bool{}
 		table.each(func(c *client) { all[c] = true })
 		for i := range 40 {
-			k := tableKey{"p", fmt.Sprint(i)}
+			k := tableKey{pools[i%2].pool, fmt.Sprint(i / 2)}
 			table.find(k.pool, k.key, func(c *client) {
 				if in[c] != k || !all[c] {
 					t.Fatalf("found a client of %v under %v", in[c], k)
@@ -555,11 +556,11 @@ func TestTable(t *testing.T) {
 			t.Fatalf("%d clients are not found by their key", len(all))
 		}
 	}
-	for c, k := range in {
-		table.remove(c, k)
+	for c := range in {
+		table.remove(c)
 	}
 	for i := range table.shards {
-		if n := len(table.shards[i].byKey); n > 0 {
+		if n := len(table.shards[i].byHash); n > 0 {
 			t.Errorf("%d keys are left", n)
 		}
 	}
