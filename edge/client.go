@@ -363,19 +363,24 @@ func (c *client) answer(record registry.Affinity) (a relay.Answer, done bool) {
 
 // aim says how the broker is reached; false: its name must be resolved first.
 func (c *client) aim(t *relay.Target, b *registry.Broker) bool {
-	srv, origin := c.ln.srv, &c.approach.origin
-	if b.Over() == registry.TransportTCP {
-		addrs, ok := srv.conf.Resolver.Lookup(b)
-		if !ok {
+	conf := &c.ln.srv.conf
+	over := b.Over()
+	if over == registry.TransportTCP {
+		var known bool
+		if t.Addrs, known = conf.Resolver.Lookup(b); !known {
 			return false
 		}
-		t.Addrs, t.Prelude = addrs, upstream.AppendProxy(nil, b.Proxy, origin)
+	}
+	var header []byte
+	if b.Proxy != registry.ProxyNone {
+		header = upstream.AppendProxy(make([]byte, 0, 64), b.Proxy, &c.approach.origin) // room for IPv6 in version 2
+	}
+	if over == registry.TransportTCP {
+		t.Prelude = header
 		return true
 	}
-	header := upstream.AppendProxy(nil, b.Proxy, origin)
-	dialer := srv.conf.Dialer
-	t.Dial = func(ctx context.Context) (relay.Stream, error) { return dialer.Dial(ctx, b, header) }
-	t.Join = func(ctx context.Context) (relay.Wrapped, error) { return dialer.Join(ctx, b, header) }
+	t.Dial = func(ctx context.Context) (relay.Stream, error) { return conf.Dialer.Dial(ctx, b, header) }
+	t.Join = func(ctx context.Context) (relay.Wrapped, error) { return conf.Dialer.Join(ctx, b, header) }
 	return true
 }
 

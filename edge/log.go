@@ -35,9 +35,10 @@ func (c *client) log(sum relay.Summary, at registry.BrokerRef, why router.Why) {
 			key = "" // it was placed by random bytes, which mean nothing to anybody
 		}
 	}
+	var address [64]byte
 	e.Str("reason", sum.Reason.String()).Str("pool", c.ln.pool).Str("key", printable(key)).Str("broker", at.Broker).
 		Str("edge", c.ln.srv.conf.ID).Str("listener", c.ln.name).Str("transport", c.ln.transport).
-		Stringer("client_address", netip.AddrPortFrom(c.address, c.port))
+		Bytes("client_address", netip.AddrPortFrom(c.address, c.port).AppendTo(address[:0]))
 	if why != router.WhyNone {
 		e.Stringer("why", why)
 	}

@@ -2,8 +2,6 @@ package edge
 
 import (
 	"context"
-	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"strings"
 	"sync"
@@ -11,6 +9,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
@@ -469,6 +468,56 @@ func TestLogOfTheNameless(t *testing.T) {
 	}
 }
 
+// What a session needs for moments it does not keep for hours: there are thousands of them.
+func TestASettledSessionIsSmall(t *testing.T) {
+	if size := unsafe.Sizeof(client{}); size > 160 {
+		t.Errorf("a client is %d bytes, and the next class of the allocator's begins at 161", size)
+	}
+	d := newDesk(t, nil)
+	settled := func(c *client, want bool, when string) {
+		t.Helper()
+		if c.mu.Lock(); (c.approach == nil) != want {
+			t.Errorf("%s: approach %+v", when, c.approach)
+		}
+		c.mu.Unlock()
+	}
+	c, f := d.come(clean("x"))
+	settled(c, false, "on its way")
+	c.Accepted(f, mqtt.Connack{}, 0)
+	settled(c, true, "a session that leaves nothing behind")
+
+	c, f = d.come(v5("y", 60))
+	c.Accepted(f, mqtt.Connack{}, 0)
+	settled(c, false, "its record is being written")
+	w := d.one()
+	w.done(registry.Result{Status: registry.Stale})
+	d.tasks.Wait() // routed again
+	settled(c, false, "another try is being written")
+	w = d.one()
+	w.done(registry.Result{Status: registry.Dropped})
+	settled(c, false, "it could not be written")
+	now := time.Now()
+	c.refresh(now)
+	w = d.one()
+	w.done(registry.Result{Status: registry.Committed, Revision: 7})
+	settled(c, true, "written")
+	c.refresh(now)
+	d.none("it is not due")
+	c.refresh(now.Add(32 * time.Minute)) // half of twice a minute and half an hour
+	settled(c, false, "it is due")
+	if w = d.one(); w.Guard != 7 || w.Affinity.Home != w.Affinity.Broker || w.Affinity.Reason != "placement" {
+		t.Errorf("written again: %+v", w.Write)
+	}
+	w.done(registry.Result{Status: registry.Committed, Revision: 8})
+	settled(c, true, "written again")
+	c.Goodbye(f, mqtt.Disconnect{HasSessionExpiry: true})
+	if w = d.one(); w.Affinity.Present() || w.Guard != 8 {
+		t.Errorf("deleted: %+v", w.Write)
+	}
+	w.done(registry.Result{Status: registry.Conflict, Found: registry.Affinity{Broker: w.Affinity.Broker, Revision: 9}})
+	settled(c, true, "deleted by others")
+}
+
 // Records of clients that stay connected are written again in time, for as long as they stay. In fake time: two days.
 func TestRecordsAreKeptAlive(t *testing.T) {
 	t.Parallel()
@@ -514,54 +563,4 @@ func TestRecordsAreKeptAlive(t *testing.T) {
 		cancel()
 		wg.Wait()
 	})
-}
-
-// The table against a map.
-func TestTable(t *testing.T) {
-	rnd := rand.New(rand.NewPCG(1, 2))
-	table := newTable()
-	type tableKey struct{ pool, key string }
-	in := map[*client]tableKey{}
-	pools := []*listener{{pool: "p"}, {pool: "q"}} // which share hashes
-	for range 20_000 {
-		if rnd.IntN(2) == 0 {
-			c := &client{ln: pools[rnd.IntN(2)], key: fmt.Sprint(rnd.IntN(20))}
-			table.add(c)
-			in[c] = tableKey{c.ln.pool, c.key}
-		} else {
-			for c := range in {
-				table.remove(c)
-				delete(in, c)
-				break
-			}
-		}
-		if rnd.IntN(100) > 0 {
-			continue
-		}
-		if table.count() != len(in) {
-			t.Fatalf("counts %d of %d", table.count(), len(in))
-		}
-		all := map[*client]bool{}
-		table.each(func(c *client) { all[c] = true })
-		for i := range 40 {
-			k := tableKey{pools[i%2].pool, fmt.Sprint(i / 2)}
-			table.find(k.pool, k.key, func(c *client) {
-				if in[c] != k || !all[c] {
-					t.Fatalf("found a client of %v under %v", in[c], k)
-				}
-				delete(all, c)
-			})
-		}
-		if len(all) > 0 {
-			t.Fatalf("%d clients are not found by their key", len(all))
-		}
-	}
-	for c := range in {
-		table.remove(c)
-	}
-	for i := range table.shards {
-		if n := len(table.shards[i].byHash); n > 0 {
-			t.Errorf("%d keys are left", n)
-		}
-	}
 }

@@ -15,7 +15,7 @@ const tableShards = 64 // a power of two
 
 type tableShard struct {
 	mu     sync.Mutex
-	byHash map[uint64]*client // of the key; the newest of a list by client.older and client.newer: clients may share a key, and keys a hash
+	byHash map[uint64]*client // of keys; the newest of a list by client.older and client.newer: clients may share a key, and keys a hash
 	count  int
 }
 
