@@ -12,7 +12,7 @@ import (
 
 // Accepted implements relay.Owner: the broker has the client, so its affinity may be written (only proven clients cost state).
 func (c *client) Accepted(_ relay.Conn, k mqtt.Connack, after time.Duration) {
-	c.srv.conf.Metrics.established(c.origin.Listener, after)
+	c.ln.srv.conf.Metrics.established(c.ln.name, after)
 	c.accept(k)
 	c.supersede()
 }
@@ -21,10 +21,10 @@ func (c *client) Accepted(_ relay.Conn, k mqtt.Connack, after time.Duration) {
 func (c *client) accept(k mqtt.Connack) {
 	c.mu.Lock()
 	defer c.unlock()
-	c.accepted, c.turn = true, c.srv.turns.Add(1)
+	c.turn = c.ln.srv.turns.Add(1)
 	// A session that is new although there is a record: whoever is about to delete the record, because of the old session, must fail.
-	c.renew = !k.SessionPresent && c.version != mqtt.V31 // which cannot tell
-	if k.HasSessionExpiry {                              // the broker's word overrides the client's [MQTT5 §3.2.2.3.2]
+	c.approach.renew = !k.SessionPresent && c.approach.version != mqtt.V31 // which cannot tell
+	if k.HasSessionExpiry {                                                // the broker's word overrides the client's [MQTT5 §3.2.2.3.2]
 		c.expiry = registry.ExpiryMQTT5(k.SessionExpiry)
 	}
 	if c.assigned {
@@ -39,10 +39,10 @@ func (c *client) supersede() {
 	c.mu.Lock()
 	key, turn, at := c.key, c.turn, c.at
 	c.mu.Unlock()
-	c.srv.table.find(key.pool, key.key, func(o *client) {
+	c.ln.srv.table.find(c.ln.pool, key, func(o *client) {
 		o.mu.Lock()
 		defer o.unlock()
-		if o.accepted && o.turn < turn && o.at != at {
+		if o.turn != 0 && o.turn < turn && o.at != at {
 			o.stopFor(relay.ReasonTwin)
 		}
 	})
@@ -55,14 +55,11 @@ func (c *client) adopt(id string) {
 		return
 	}
 	if c.inTable {
-		c.srv.table.remove(c, c.key)
-		c.key.key = id
-		c.srv.table.add(c, c.key)
-	} else {
-		c.key.key = id
+		c.ln.srv.table.remove(c)
+		defer c.ln.srv.table.add(c)
 	}
-	c.named = true
-	c.record = registry.Affinity{} // what was recorded of the random key is nothing
+	c.key, c.named = id, true
+	c.record = registry.Record{} // what was recorded of the random key is nothing
 }
 
 // Goodbye implements relay.Owner: a DISCONNECT may set another expiry [MQTT5 §3.14.2.2.2].
@@ -76,94 +73,100 @@ func (c *client) Goodbye(_ relay.Conn, d mqtt.Disconnect) {
 		return // a protocol error, and the broker's to punish [MQTT5 §3.14.2.2.2]
 	}
 	c.expiry = registry.ExpiryMQTT5(d.SessionExpiry)
-	if c.accepted {
+	if c.turn != 0 {
 		c.settle(time.Now())
 	}
 }
 
 // settle brings the record in line with the session: written if the session lasts and the record is not there or too short,
-// deleted if nothing lasts. Called with mu held, for a session that was accepted.
+// deleted if nothing lasts. Where it is in line already, nothing is left to do. Called with mu held, for a session that was accepted.
 func (c *client) settle(now time.Time) {
-	pool := c.srv.view.Load().Pool(c.at.Pool)
-	if pool == nil || c.at.Broker == "" || c.writing {
+	pool := c.ln.srv.view.Load().Pool(c.ln.pool)
+	if pool == nil || c.at == "" || c.writing() {
 		return
 	}
-	life := pool.Lifetime(c.expiry)
+	a, was, life := c.approach, c.record.Affinity(), pool.Lifetime(c.expiry)
 	if !life.Recorded() {
-		if c.record.Present() && c.record.Revision > 0 {
-			c.submit(registry.Write{Guard: c.record.Revision})
+		if was.Revision > 0 {
+			c.submit(registry.Write{Guard: was.Revision})
+		} else {
+			c.approach = nil
 		}
 		return
 	}
-	if c.record.Broker == c.at.Broker && !c.guard.replace && !c.renew {
-		if in := life.RefreshIn(c.record.Expires, now); in > 0 {
-			c.refreshAt = now.Add(min(in, 365*24*time.Hour))
-			return
-		}
+	replace := a != nil && a.replace
+	if was.Broker == c.at && !replace && (a == nil || !a.renew) && life.RefreshIn(was.Expires, now) > 0 {
+		c.approach = nil
+		return
 	}
 	w := registry.Write{
 		Affinity: registry.Affinity{
-			Broker: c.at.Broker, Home: c.at.Broker, Writer: c.srv.conf.ID, Written: now.Truncate(time.Second),
+			Broker: c.at, Home: c.at, Writer: c.ln.srv.conf.ID, Written: now.Truncate(time.Second),
 			Expires: life.Expires(now), Reason: c.why.String(),
 		},
-		Guard: c.record.Revision, Lease: life.Lease(),
+		Guard: was.Revision, Lease: life.Lease(),
 	}
 	switch {
 	case c.assigned:
 		w.Affinity.Reason = "assigned"
-	case c.record.Present():
-		w.Affinity.Home, w.Affinity.Extra = c.record.Home, c.record.Extra
-		if c.record.Broker == c.at.Broker {
-			w.Affinity.Reason = c.record.Reason // a renewal decides nothing
+	case was.Present():
+		w.Affinity.Home, w.Affinity.Extra = was.Home, was.Extra
+		if was.Broker == c.at {
+			w.Affinity.Reason = was.Reason // a renewal decides nothing
 		}
 	}
-	if c.guard.replace {
-		w.Facts = c.guard.facts
+	if replace {
+		w.Facts = a.facts
 	}
 	c.submit(w)
 }
 
 // submit has unlock hand a write over, to be made behind the client's back. Called with mu held.
 func (c *client) submit(w registry.Write) {
-	w.Pool, w.Key = c.key.pool, c.key.key
-	c.writing, c.missed = true, false
-	c.write = &w
+	if c.approach == nil {
+		c.approach = new(approach)
+	}
+	w.Pool, w.Key = c.ln.pool, c.key
+	a := c.approach
+	a.writing, a.missed, a.write = true, false, &w
 }
+
+// writing reports whether a write is under way. Called with mu held.
+func (c *client) writing() bool { return c.approach != nil && c.approach.writing }
 
 // committed learns what became of a write.
 func (c *client) committed(w *registry.Write, r registry.Result) {
 	now := time.Now()
 	c.mu.Lock()
 	defer c.unlock()
-	c.writing = false
+	a, metrics := c.approach, c.ln.srv.conf.Metrics
+	a.writing = false
 	switch r.Status {
 	case registry.Committed:
-		c.srv.conf.Metrics.committed("committed")
-		c.tries, c.renew, c.guard = 0, false, routeGuard{}
-		c.record = w.Affinity
-		if c.record.Present() {
+		metrics.committed("committed")
+		c.approach = nil
+		if c.record = w.Affinity.Record(); c.record.Present() {
 			c.record.Revision = r.Revision
 		}
-		if c.missed {
+		if a.missed {
 			// The watch told of a change meanwhile: of this one, or of a later one.
-			found, _ := c.srv.conf.Cache.Lookup(c.key.pool, c.key.key)
+			found, _ := c.ln.srv.conf.Cache.Lookup(c.ln.pool, c.key)
 			c.changed(found, now)
 		}
 		c.settle(now) // the expiry may have changed meanwhile
 	case registry.Conflict:
-		c.srv.conf.Metrics.committed("conflict")
+		metrics.committed("conflict")
 		c.reconsider(r.Found, now)
 	case registry.Stale:
 		// What we routed by has changed: wait until the watch shows it, and route again.
-		c.srv.conf.Metrics.committed("stale")
-		c.writing = true // nobody decides before we have
-		if !c.srv.task(func() { c.routeAgain(r.Revision) }) {
-			c.writing = false
+		metrics.committed("stale")
+		a.writing = true // nobody decides before we have
+		if !c.ln.srv.task(func() { c.routeAgain(r.Revision) }) {
+			a.writing = false
 		}
 	default:
 		// It could not be written and is not kept: the next look-over tries again.
-		c.srv.conf.Metrics.committed("failed")
-		c.refreshAt = now
+		metrics.committed("failed")
 	}
 }
 
@@ -171,19 +174,17 @@ func (c *client) committed(w *registry.Write, r registry.Result) {
 const staleWait = 5 * time.Second
 
 func (c *client) routeAgain(revision int64) {
-	s := c.srv
+	s := c.ln.srv
 	ctx, cancel := context.WithTimeout(s.ctx, staleWait)
 	defer cancel()
 	err := s.conf.Cache.Wait(ctx, revision)
-	found, _ := s.conf.Cache.Lookup(c.key.pool, c.key.key)
+	found, _ := s.conf.Cache.Lookup(c.ln.pool, c.key)
 	c.mu.Lock()
 	defer c.unlock()
-	c.writing = false
-	if err != nil {
-		c.refreshAt = time.Now()
-		return
+	c.approach.writing = false
+	if err == nil { // else it is left to the next look-over
+		c.reconsider(found, time.Now())
 	}
-	c.reconsider(found, time.Now())
 }
 
 // reconsider runs the router again with the record that stands instead of the one that we knew: our broker is the one after all,
@@ -192,36 +193,37 @@ func (c *client) reconsider(found registry.Affinity, now time.Time) {
 	if c.over() && found.Present() {
 		return // another edge has the key now
 	}
-	if !c.lasts() && (!found.Present() || found.Broker == c.at.Broker) {
+	if !c.lasts() && (!found.Present() || found.Broker == c.at) {
 		// We wanted the record gone, and it is, or somebody has written it since for a session that is not ours to judge.
-		c.record = registry.Affinity{}
+		c.record, c.approach = registry.Record{}, nil
 		return
 	}
-	if c.tries++; c.tries > commitAgain {
-		c.tries, c.refreshAt = 0, now
+	a := c.approach
+	if a.tries++; a.tries > commitAgain {
+		a.tries = 0 // and the next look-over tries again
 		return
 	}
-	c.record, c.guard = found, routeGuard{}
-	if c.assigned && found.Present() && found.Broker != c.at.Broker {
+	c.record, a.replace, a.facts = found.Record(), false, nil
+	if c.assigned && found.Present() && found.Broker != c.at {
 		// The broker has just made this session and its ID: whoever else claims it is wrong.
-		c.guard.replace = true
+		a.replace = true
 		c.settle(now)
 		return
 	}
-	if found.Present() && found.Broker != c.at.Broker {
-		d := c.srv.view.Load().Route(router.Query{Pool: c.key.pool, Key: c.key.key, Record: found})
-		if d.Broker == nil || d.Broker.ID != c.at.Broker {
+	if found.Present() && found.Broker != c.at {
+		d := c.ln.srv.view.Load().Route(router.Query{Pool: c.ln.pool, Key: c.key, Record: found})
+		if d.Broker == nil || d.Broker.ID != c.at {
 			c.move()
 			return
 		}
-		c.guard = routeGuard{d.Replace, d.Facts}
+		a.replace, a.facts = d.Replace, d.Facts
 	}
 	c.settle(now)
 }
 
 // lasts reports whether the session is to be recorded. Called with mu held.
 func (c *client) lasts() bool {
-	pool := c.srv.view.Load().Pool(c.at.Pool)
+	pool := c.ln.srv.view.Load().Pool(c.ln.pool)
 	return pool != nil && pool.Lifetime(c.expiry).Recorded()
 }
 
@@ -235,9 +237,9 @@ func (c *client) recordChanged(a registry.Affinity) {
 	c.mu.Lock()
 	defer c.unlock()
 	switch {
-	case !c.accepted || c.over(): // not proven yet: the commit will meet the record
-	case c.writing: // likewise, unless that was sooner
-		c.missed = true
+	case c.turn == 0 || c.over(): // not proven yet: the commit will meet the record
+	case c.writing(): // likewise, unless that was sooner
+		c.approach.missed = true
 	default:
 		c.changed(a, time.Now())
 	}
@@ -249,24 +251,24 @@ func (c *client) changed(a registry.Affinity, now time.Time) {
 	case c.over():
 	case !a.Present():
 		// Deleted, by its lease or by hand: a session that lives is recorded.
-		if c.record = (registry.Affinity{}); c.lasts() {
+		if c.record = (registry.Record{}); c.lasts() {
 			c.settle(now)
 		}
 	case a.Revision <= c.record.Revision: // no news
-	case a.Broker != c.at.Broker:
+	case a.Broker != c.at:
 		c.move()
 	case c.lasts():
-		c.record = a
+		c.record = a.Record()
 		c.settle(now)
 	}
 	// Else somebody has recorded a session of this key at this broker, which is not ours: it is not ours to delete either.
 }
 
-// refresh writes the record again if it is due.
+// refresh writes the record again if it is due, or if it could not be written before.
 func (c *client) refresh(now time.Time) {
 	c.mu.Lock()
 	defer c.unlock()
-	if c.accepted && !c.over() && !c.writing && !c.refreshAt.IsZero() && !now.Before(c.refreshAt) {
+	if c.turn != 0 && !c.over() {
 		c.settle(now)
 	}
 }

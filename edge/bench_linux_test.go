@@ -2,11 +2,13 @@ package edge
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"runtime"
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
 	"github.com/limpet-mesh/limpet/edge/mqtt"
@@ -39,7 +41,7 @@ func newWires(tb testing.TB) *wires {
 		tb.Fatal(err)
 	}
 	m.pool.Brokers = []registry.Broker{{ID: "b1", Address: fmt.Sprintf("127.0.0.1:%d", at.(*unix.SockaddrInet4).Port), Proxy: registry.ProxyV2}}
-	w.edge = m.edge("e1")
+	w.edge = m.edge("e1", func(conf *Config, _ *Listener) { conf.Log = zerolog.New(io.Discard) }) // what the test keeps is not the edge's
 	m.putPool(w.edge.State().Pools["default"].Revision)
 	eventually(tb, "the broker is known", func() (bool, any) { n := len(w.edge.State().Pools["default"].Brokers); return n == 1, n })
 	addr, err := net.ResolveTCPAddr("tcp", w.edge.addr)
@@ -108,7 +110,7 @@ func BenchmarkIdle(b *testing.B) {
 			const n = 2000
 			for b.Loop() {
 				w := newWires(b)
-				var fds []int
+				fds := make([]int, 0, 2*(100+n)) // ours, and no growth of it
 				open := func(from, to int) {
 					for i := from; i < to; i++ {
 						c, br := w.connect(connect(fmt.Sprintf("sensor-%06d", i)))

@@ -139,7 +139,7 @@ func (s *Server) Listen(conf Listener) (*listen.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	ln.open = l
+	ln.open, ln.name, ln.transport = l, l.Config().Name, l.Config().Transport
 	s.conf.Metrics.open(conf.Name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -304,7 +304,7 @@ func (s *Server) Sessions(pool, key string) (all []Session) {
 	s.table.find(pool, key, func(c *client) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		all = append(all, Session{c.at, c.accepted, c.why, c.origin.Listener, c.origin.Transport, c.origin.Client})
+		all = append(all, Session{c.ref(), c.turn != 0, c.why, c.ln.name, c.ln.transport, netip.AddrPortFrom(c.address, c.port)})
 	})
 	return all
 }
@@ -315,7 +315,7 @@ func (s *Server) Addresses() map[string]string {
 	defer s.mu.Unlock()
 	at := make(map[string]string, len(s.listeners))
 	for _, ln := range s.listeners {
-		at[ln.open.Config().Name] = ln.open.Addr().String()
+		at[ln.name] = ln.open.Addr().String()
 	}
 	return at
 }
@@ -365,8 +365,9 @@ func (c *ciphers) Adopt(l relay.Layer) {
 type listener struct {
 	srv    *Server
 	open   *listen.Listener
-	pool   string
 	limits relay.Limits
+
+	name, transport, pool string
 
 	mu     sync.Mutex
 	leave  []func() // makes the loops stop accepting
@@ -417,11 +418,12 @@ func (ln *listener) serve(ctx context.Context) error {
 
 // accept admits a connection of a loop.
 func (ln *listener) accept(peer, local netip.AddrPort) (relay.Owner, bool) {
-	c := ln.srv.admit(ln, ln.open.Origin(peer, local))
+	o := ln.open.Origin(peer, local)
+	c := ln.srv.admit(ln, o)
 	if c == nil {
 		return nil, false
 	}
-	return c, ln.open.Trusted(c.origin.Peer.Addr())
+	return c, ln.open.Trusted(o.Peer.Addr())
 }
 
 // welcome admits a connection of a loop that has shaken hands.
@@ -447,7 +449,7 @@ func (ln *listener) close() {
 // acceptFailed logs, now and then, that nobody can be accepted.
 func (ln *listener) acceptFailed(err error) {
 	if ln.warned.now() {
-		ln.srv.log.Warn().Err(err).Str("listener", ln.open.Config().Name).Int("sessions", ln.srv.Live()).Msg("accept failed; trying again")
+		ln.srv.log.Warn().Err(err).Str("listener", ln.name).Int("sessions", ln.srv.Live()).Msg("accept failed; trying again")
 	}
 }
 

@@ -66,8 +66,8 @@ func (e *testEdge) balanced() {
 	for i := range e.table.shards {
 		s := &e.table.shards[i]
 		s.mu.Lock()
-		if len(s.byKey) > 0 || s.count != 0 {
-			e.mesh.t.Errorf("the table holds %d keys, %d clients", len(s.byKey), s.count)
+		if len(s.byHash) > 0 || s.count != 0 {
+			e.mesh.t.Errorf("the table holds %d keys, %d clients", len(s.byHash), s.count)
 		}
 		s.mu.Unlock()
 	}

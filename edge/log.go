@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"net/netip"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -23,20 +24,21 @@ func (s *seldom) now() bool {
 
 // log writes the session's one line.
 func (c *client) log(sum relay.Summary, at registry.BrokerRef, why router.Why) {
-	e := c.srv.log.Info()
+	e := c.ln.srv.log.Info()
 	if !e.Enabled() {
 		return
 	}
-	key := c.key.key
+	key := c.key
 	if c.assigned {
 		e.Bool("assigned", true)
 		if !c.named {
 			key = "" // it was placed by random bytes, which mean nothing to anybody
 		}
 	}
-	e.Str("reason", sum.Reason.String()).Str("pool", c.key.pool).Str("key", printable(key)).Str("broker", at.Broker).
-		Str("edge", c.srv.conf.ID).Str("listener", c.origin.Listener).Str("transport", c.origin.Transport).
-		Stringer("client_address", c.origin.Client)
+	var address [64]byte
+	e.Str("reason", sum.Reason.String()).Str("pool", c.ln.pool).Str("key", printable(key)).Str("broker", at.Broker).
+		Str("edge", c.ln.srv.conf.ID).Str("listener", c.ln.name).Str("transport", c.ln.transport).
+		Bytes("client_address", netip.AddrPortFrom(c.address, c.port).AppendTo(address[:0]))
 	if why != router.WhyNone {
 		e.Stringer("why", why)
 	}

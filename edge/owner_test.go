@@ -2,8 +2,6 @@ package edge
 
 import (
 	"context"
-	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"strings"
 	"sync"
@@ -11,6 +9,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
@@ -159,7 +158,7 @@ func (f *fakeConn) Answer(a relay.Answer) {
 // come is a client that has connected and been routed.
 func (d *desk) come(k *mqtt.Connect) (*client, *fakeConn) {
 	d.t.Helper()
-	ln := &listener{srv: d.Server, pool: "default"}
+	ln := &listener{srv: d.Server, name: "mqtt", pool: "default"}
 	c := d.admit(ln, relay.Origin{Listener: "mqtt", Client: netip.MustParseAddrPort("198.51.100.1:1"), Peer: netip.MustParseAddrPort("198.51.100.1:1")})
 	if c == nil {
 		d.t.Fatal("not admitted")
@@ -432,7 +431,7 @@ func TestBetweenTwoBrokers(t *testing.T) {
 
 func TestNobodyIsBegunWhileLeaving(t *testing.T) {
 	d := newDesk(t, nil)
-	ln := &listener{srv: d.Server, pool: "default"}
+	ln := &listener{srv: d.Server, name: "mqtt", pool: "default"}
 	c := d.admit(ln, relay.Origin{Listener: "mqtt"})
 	d.leaving.Store(true)
 	if a, ok := c.Route(&fakeConn{}, relay.Query{Connect: persistent("x")}); !ok || a.Target != nil || a.Reason != relay.ReasonShutdown {
@@ -467,6 +466,56 @@ func TestLogOfTheNameless(t *testing.T) {
 			t.Errorf("%+v: %s", c.ack, line)
 		}
 	}
+}
+
+// What a session needs for moments it does not keep for hours: there are thousands of them.
+func TestASettledSessionIsSmall(t *testing.T) {
+	if size := unsafe.Sizeof(client{}); size > 160 {
+		t.Errorf("a client is %d bytes, and the next class of the allocator's begins at 161", size)
+	}
+	d := newDesk(t, nil)
+	settled := func(c *client, want bool, when string) {
+		t.Helper()
+		if c.mu.Lock(); (c.approach == nil) != want {
+			t.Errorf("%s: approach %+v", when, c.approach)
+		}
+		c.mu.Unlock()
+	}
+	c, f := d.come(clean("x"))
+	settled(c, false, "on its way")
+	c.Accepted(f, mqtt.Connack{}, 0)
+	settled(c, true, "a session that leaves nothing behind")
+
+	c, f = d.come(v5("y", 60))
+	c.Accepted(f, mqtt.Connack{}, 0)
+	settled(c, false, "its record is being written")
+	w := d.one()
+	w.done(registry.Result{Status: registry.Stale})
+	d.tasks.Wait() // routed again
+	settled(c, false, "another try is being written")
+	w = d.one()
+	w.done(registry.Result{Status: registry.Dropped})
+	settled(c, false, "it could not be written")
+	now := time.Now()
+	c.refresh(now)
+	w = d.one()
+	w.done(registry.Result{Status: registry.Committed, Revision: 7})
+	settled(c, true, "written")
+	c.refresh(now)
+	d.none("it is not due")
+	c.refresh(now.Add(32 * time.Minute)) // half of twice a minute and half an hour
+	settled(c, false, "it is due")
+	if w = d.one(); w.Guard != 7 || w.Affinity.Home != w.Affinity.Broker || w.Affinity.Reason != "placement" {
+		t.Errorf("written again: %+v", w.Write)
+	}
+	w.done(registry.Result{Status: registry.Committed, Revision: 8})
+	settled(c, true, "written again")
+	c.Goodbye(f, mqtt.Disconnect{HasSessionExpiry: true})
+	if w = d.one(); w.Affinity.Present() || w.Guard != 8 {
+		t.Errorf("deleted: %+v", w.Write)
+	}
+	w.done(registry.Result{Status: registry.Conflict, Found: registry.Affinity{Broker: w.Affinity.Broker, Revision: 9}})
+	settled(c, true, "deleted by others")
 }
 
 // Records of clients that stay connected are written again in time, for as long as they stay. In fake time: two days.
@@ -514,53 +563,4 @@ func TestRecordsAreKeptAlive(t *testing.T) {
 		cancel()
 		wg.Wait()
 	})
-}
-
-// The table against a map.
-func TestTable(t *testing.T) {
-	rnd := rand.New(rand.NewPCG(1, 2))
-	table := newTable()
-	in := map[*client]tableKey{}
-	for range 20_000 {
-		if rnd.IntN(2) == 0 {
-			k := tableKey{"p", fmt.Sprint(rnd.IntN(40))}
-			c := &client{}
-			table.add(c, k)
-			in[c] = k
-		} else {
-			for c, k := range in {
-				table.remove(c, k)
-				delete(in, c)
-				break
-			}
-		}
-		if rnd.IntN(100) > 0 {
-			continue
-		}
-		if table.count() != len(in) {
-			t.Fatalf("counts %d of %d", table.count(), len(in))
-		}
-		all := map[*client]bool{}
-		table.each(func(c *client) { all[c] = true })
-		for i := range 40 {
-			k := tableKey{"p", fmt.Sprint(i)}
-			table.find(k.pool, k.key, func(c *client) {
-				if in[c] != k || !all[c] {
-					t.Fatalf("found a client of %v under %v", in[c], k)
-				}
-				delete(all, c)
-			})
-		}
-		if len(all) > 0 {
-			t.Fatalf("%d clients are not found by their key", len(all))
-		}
-	}
-	for c, k := range in {
-		table.remove(c, k)
-	}
-	for i := range table.shards {
-		if n := len(table.shards[i].byKey); n > 0 {
-			t.Errorf("%d keys are left", n)
-		}
-	}
 }

@@ -1,53 +1,52 @@
 package edge
 
 import (
+	"hash/maphash"
 	"sync"
-
-	"github.com/cespare/xxhash/v2"
 )
 
 // Table holds the live clients of an edge that have, or are getting, a broker, and finds those of a key.
 type Table struct {
+	seed   maphash.Seed
 	shards [tableShards]tableShard
 }
 
 const tableShards = 64 // a power of two
 
 type tableShard struct {
-	mu    sync.Mutex
-	byKey map[tableKey]*client // the newest of a list by client.older and client.newer: clients may share a key
-	count int
+	mu     sync.Mutex
+	byHash map[uint64]*client // of keys; the newest of a list by client.older and client.newer: clients may share a key, and keys a hash
+	count  int
 }
 
-type tableKey struct{ pool, key string }
-
 func newTable() *Table {
-	t := new(Table)
+	t := &Table{seed: maphash.MakeSeed()}
 	for i := range t.shards {
-		t.shards[i].byKey = map[tableKey]*client{}
+		t.shards[i].byHash = map[uint64]*client{}
 	}
 	return t
 }
 
-func (t *Table) shard(key string) *tableShard {
-	return &t.shards[xxhash.Sum64String(key)%tableShards]
+func (t *Table) shard(key string) (s *tableShard, hash uint64) {
+	hash = maphash.String(t.seed, key)
+	return &t.shards[hash%tableShards], hash
 }
 
-// add enters a client under its key.
-func (t *Table) add(c *client, k tableKey) {
-	s := t.shard(k.key)
+// add enters a client. Its key must stay as it is until it is removed.
+func (t *Table) add(c *client) {
+	s, hash := t.shard(c.key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c.older = s.byKey[k]; c.older != nil {
+	if c.older = s.byHash[hash]; c.older != nil {
 		c.older.newer = c
 	}
-	s.byKey[k] = c
+	s.byHash[hash] = c
 	s.count++
 }
 
-// remove takes a client out that was entered under k.
-func (t *Table) remove(c *client, k tableKey) {
-	s := t.shard(k.key)
+// remove takes a client out that was entered.
+func (t *Table) remove(c *client) {
+	s, hash := t.shard(c.key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c.older != nil {
@@ -57,9 +56,9 @@ func (t *Table) remove(c *client, k tableKey) {
 	case c.newer != nil:
 		c.newer.older = c.older
 	case c.older != nil:
-		s.byKey[k] = c.older
+		s.byHash[hash] = c.older
 	default:
-		delete(s.byKey, k)
+		delete(s.byHash, hash)
 	}
 	c.older, c.newer = nil, nil
 	s.count--
@@ -67,12 +66,14 @@ func (t *Table) remove(c *client, k tableKey) {
 
 // find calls fn for every client of a key, without holding a lock.
 func (t *Table) find(pool, key string, fn func(*client)) {
-	s := t.shard(key)
+	s, hash := t.shard(key)
 	s.mu.Lock()
 	var some [4]*client
 	found := some[:0]
-	for c := s.byKey[tableKey{pool, key}]; c != nil; c = c.older {
-		found = append(found, c)
+	for c := s.byHash[hash]; c != nil; c = c.older {
+		if c.key == key && c.ln.pool == pool {
+			found = append(found, c)
+		}
 	}
 	s.mu.Unlock()
 	for _, c := range found {
@@ -87,7 +88,7 @@ func (t *Table) each(fn func(*client)) {
 		s := &t.shards[i]
 		s.mu.Lock()
 		some = some[:0]
-		for _, c := range s.byKey {
+		for _, c := range s.byHash {
 			for ; c != nil; c = c.older {
 				some = append(some, c)
 			}

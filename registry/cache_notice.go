@@ -136,8 +136,8 @@ func (ns *notices) drop(t *table, p pendingNotice) (confirmed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	over, ok := s.overlay[p.key]
-	e, known := s.entries[p.key]
-	confirmed = e.revision >= p.revision || ok && !over.affinity.Present() && !known
+	r, known := s.entries[p.key]
+	confirmed = r.Revision >= p.revision || ok && !over.affinity.Present() && !known
 	if ok && over.revision == p.revision {
 		delete(s.overlay, p.key)
 	}

@@ -1,9 +1,6 @@
 package registry
 
-import (
-	"context"
-	"time"
-)
+import "context"
 
 // Source is where an answer to "whose is this key?" came from.
 type Source uint8
@@ -60,20 +57,15 @@ func (c *Cache) find(pool, key string) (Affinity, Source) {
 			return p.affinity, SourceNotice
 		}
 	}
-	e, ok := s.entries[key]
-	if !ok {
-		s.mu.RUnlock()
-		return Affinity{}, 0
-	}
-	a := t.affinity(s, key, e)
+	r, ok := s.entries[key]
 	s.mu.RUnlock()
-	if e.revision == 0 {
-		a.Expires = moment(1) // long due: the store that is there now does not have it
-	}
-	if e.expires != 0 && int64(e.expires)+int64(ExpiryGrace/time.Second) < c.wall.Load() && c.Current() {
+	if !ok || r.over(c.wall.Load()) && c.Current() {
 		return Affinity{}, 0
 	}
-	return a, SourceCache
+	if r.Revision == 0 {
+		r.expires = 1 // long due: the store that is there now does not have it
+	}
+	return r.Affinity(), SourceCache
 }
 
 // TryResolve is Resolve where it need not wait; !ok: the store must be asked, which only Resolve does.

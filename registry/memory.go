@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -9,9 +10,9 @@ import (
 )
 
 const (
-	// memoryHistory is how many changes a Memory keeps at least for watches that resume: at 10,000 changes a second,
-	// a reader may be a second and a half late.
-	memoryHistory = 16384
+	// memoryHistory is how many changes a Memory keeps at least for watches that are behind: at 10,000 changes a second,
+	// a reader in this process may be 0.4 s late. Who is later lists anew.
+	memoryHistory = 4096
 	// listChunk is how many changes one batch of a listing holds.
 	listChunk = 1000
 	// progressEvery is the longest silence of a watch whose store is in reach (Store.Watch).
@@ -27,11 +28,14 @@ const (
 type Memory struct {
 	memoryClient
 
+	began time.Time // of its clock
+
 	mu       sync.Mutex
 	revision int64
-	records  map[PinRef]*memoryRecord
+	records  map[string]*memoryRecords // by pool
 	expiries memoryExpiries
-	expiry   *time.Timer // fires when the first of expiries is due; nil while none is, or no client is open
+	expiry   *time.Timer // fires at armed, when the first of expiries is due
+	armed    int64       // 0: while none is, or no client is open
 	clients  int         // open ones
 
 	pools    map[string]*Pool
@@ -43,17 +47,49 @@ type Memory struct {
 	health   map[string]memoryHealth
 	election []*memoryLeadership // in order of their campaigns; the first leads
 
-	history   []Batch       // by revision, one for each
-	held      int           // changes in history
+	history   []memoryEvent // in order of revision
 	forgotten int64         // revision of the last change that is not in history any more
 	moved     chan struct{} // closed by the next change
 }
 
+// memoryRecords are those of a pool.
+type memoryRecords struct {
+	pool  string
+	byKey map[string]*memoryRecord
+}
+
+// memoryRecord is a record as it was written: another write makes another one.
 type memoryRecord struct {
-	ref   PinRef
-	value Affinity
-	due   time.Time // zero: never
-	index int       // in expiries, when due
+	in    *memoryRecords
+	key   string
+	value Record
+	due   int64 // of the store's clock; 0: never
+	index int   // in expiries, when due
+}
+
+// memoryEvent is a Change as history keeps it, which is small for the many that are about records.
+type memoryEvent struct {
+	revision int64
+	record   *memoryRecord // as it was written; one without a broker: it was deleted
+	other    *Change       // of another kind
+}
+
+func (e memoryEvent) change() Change {
+	if e.other != nil {
+		return *e.other
+	}
+	r := e.record
+	return Change{
+		Kind: KindAffinity, PoolName: r.in.pool, Name: r.key, Deleted: !r.value.Present(), Revision: e.revision, Affinity: r.value.Affinity(),
+	}
+}
+
+func memoryChanges(events []memoryEvent) []Change {
+	changes := make([]Change, len(events))
+	for i, e := range events {
+		changes[i] = e.change()
+	}
+	return changes
 }
 
 type memoryPin struct {
@@ -77,7 +113,8 @@ type memoryHealth struct {
 func NewMemory() *Memory {
 	m := &Memory{
 		revision: 1, // as in etcd: no reader of an existing store knows nothing
-		records:  make(map[PinRef]*memoryRecord),
+		began:    time.Now(),
+		records:  make(map[string]*memoryRecords),
 		pools:    make(map[string]*Pool),
 		admin:    make(map[BrokerRef]Admin),
 		verdicts: make(map[BrokerRef]Verdict),
@@ -144,64 +181,76 @@ func (c *memoryClient) Close() error {
 	for _, s := range c.sessions {
 		s.abandon()
 	}
-	if m.clients--; m.clients == 0 && m.expiry != nil {
-		m.expiry.Stop() // nobody is left to whom it matters
-		m.expiry = nil
-	}
+	m.clients--
+	m.armExpiry() // or not any more, if nobody is left to whom it matters
 	return nil
 }
 
-// publish makes changes the store's next revision, in which they were made. m.mu is held.
+// publish makes changes of other kinds than KindAffinity the store's next revision, in which they were made. m.mu is held.
 func (m *Memory) publish(changes ...Change) {
-	m.revision++
+	events := make([]memoryEvent, len(changes))
 	for i := range changes {
 		c := &changes[i]
-		c.Revision = m.revision
+		c.Revision = m.revision + 1
+		events[i].other = c
 		if c.Deleted {
 			continue
 		}
 		switch c.Kind {
-		case KindAffinity:
-			c.Affinity.Revision = m.revision
 		case KindPool:
-			c.Pool.Revision = m.revision
+			c.Pool.Revision = c.Revision
 		case KindAdmin:
-			c.Admin.Revision = m.revision
+			c.Admin.Revision = c.Revision
 		case KindVerdict:
-			c.Verdict.Revision = m.revision
+			c.Verdict.Revision = c.Revision
 		}
 	}
-	m.history = append(m.history, Batch{Revision: m.revision, Changes: changes})
-	if m.held += len(changes); m.held > 2*memoryHistory {
-		cut := 0
-		for m.held > memoryHistory {
-			m.held -= len(m.history[cut].Changes)
-			m.forgotten = m.history[cut].Revision
-			cut++
-		}
-		m.history = slices.Clone(m.history[cut:]) // lets go of the old ones
+	m.advance(events...)
+}
+
+// advance makes events the store's next revision. m.mu is held.
+func (m *Memory) advance(events ...memoryEvent) {
+	m.revision++
+	for i := range events {
+		events[i].revision = m.revision
+	}
+	m.history = append(m.history, events...)
+	if len(m.history) > 2*memoryHistory {
+		cut := len(m.history) - memoryHistory
+		m.forgotten = m.history[cut-1].revision
+		m.history = slices.Clone(m.after(m.forgotten)) // lets go of the old ones
 	}
 	close(m.moved)
 	m.moved = make(chan struct{})
 }
 
+// after is what history has of the time after a revision. m.mu is held.
+func (m *Memory) after(revision int64) []memoryEvent {
+	n, _ := slices.BinarySearchFunc(m.history, revision+1, func(e memoryEvent, r int64) int { return cmp.Compare(e.revision, r) })
+	return m.history[n:]
+}
+
 func (c *memoryClient) Watch(ctx context.Context, from int64, fn func(Batch) error) error {
-	var listing []Batch
 	if err := c.enterWatch(ctx); err != nil {
 		return err
 	}
-	if from == 0 {
+	var listing []memoryEvent
+	list := from == 0
+	if list {
 		listing = c.mem.list()
 		from = c.mem.revision
 	}
 	c.mem.mu.Unlock()
-	for _, b := range listing {
+	for list {
+		n := min(len(listing), listChunk)
+		b := Batch{Revision: from, List: true, Done: n == len(listing), Changes: memoryChanges(listing[:n])}
 		if err := fn(b); err != nil {
 			return err
 		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		listing, list = listing[n:], !b.Done
 	}
 
 	timer := time.NewTimer(progressEvery)
@@ -210,17 +259,22 @@ func (c *memoryClient) Watch(ctx context.Context, from int64, fn func(Batch) err
 		if err := c.enterWatch(ctx); err != nil {
 			return err
 		}
-		batches, err := c.mem.since(from)
+		events, err := c.mem.since(from)
 		moved := c.mem.moved
 		c.mem.mu.Unlock()
 		if err != nil {
 			return err
 		}
-		for _, b := range batches {
-			if err := fn(b); err != nil {
+		for len(events) > 0 {
+			from = events[0].revision
+			n := 1 // never half a transaction
+			for n < len(events) && events[n].revision == from {
+				n++
+			}
+			if err := fn(Batch{Revision: from, Changes: memoryChanges(events[:n])}); err != nil {
 				return err
 			}
-			from = b.Revision
+			events = events[n:]
 		}
 		// By the clock and not by a ticker's channel: a store that changes all the time tells its progress too, and one whose
 		// reader is slow does not tell it twice.
@@ -251,55 +305,48 @@ func (c *memoryClient) enterWatch(ctx context.Context) error {
 	return c.enter(ctx)
 }
 
-// since returns the batches after a revision. m.mu is held.
-func (m *Memory) since(from int64) ([]Batch, error) {
+// since returns what happened after a revision. m.mu is held.
+func (m *Memory) since(from int64) ([]memoryEvent, error) {
 	switch {
 	case from > m.revision:
 		return nil, fmt.Errorf("%w: at revision %d, watched from %d", ErrReset, m.revision, from)
 	case from < m.forgotten:
 		return nil, fmt.Errorf("%w: %d, the oldest is %d", ErrCompacted, from, m.forgotten)
 	}
-	// One batch for each revision, so the first one wanted is found by counting back.
-	return slices.Clone(m.history[len(m.history)-int(m.revision-from):]), nil
+	return slices.Clone(m.after(from)), nil
 }
 
-// list returns all there is. m.mu is held.
-func (m *Memory) list() []Batch {
-	all := make([]Change, 0, len(m.records)+len(m.pools)+len(m.pins))
+// list returns all there is, as if each had just been written. m.mu is held.
+func (m *Memory) list() (all []memoryEvent) {
+	add := func(c Change) { all = append(all, memoryEvent{other: &c}) }
 	for name, p := range m.pools {
-		all = append(all, Change{Kind: KindPool, Name: name, Pool: p, Revision: p.Revision})
+		add(Change{Kind: KindPool, Name: name, Pool: p, Revision: p.Revision})
 	}
 	if m.pruned != 0 {
-		all = append(all, Change{Kind: KindPrune, Revision: m.pruned})
+		add(Change{Kind: KindPrune, Revision: m.pruned})
 	}
 	for ref, a := range m.admin {
-		all = append(all, Change{Kind: KindAdmin, PoolName: ref.Pool, Name: ref.Broker, Admin: a, Revision: a.Revision})
+		add(Change{Kind: KindAdmin, PoolName: ref.Pool, Name: ref.Broker, Admin: a, Revision: a.Revision})
 	}
 	for ref, v := range m.verdicts {
-		all = append(all, Change{Kind: KindVerdict, PoolName: ref.Pool, Name: ref.Broker, Verdict: v, Revision: v.Revision})
+		add(Change{Kind: KindVerdict, PoolName: ref.Pool, Name: ref.Broker, Verdict: v, Revision: v.Revision})
 	}
 	for ref, p := range m.pins {
-		all = append(all, Change{Kind: KindPin, PoolName: ref.Pool, Name: ref.Key, Broker: p.broker, Revision: p.revision})
+		add(Change{Kind: KindPin, PoolName: ref.Pool, Name: ref.Key, Broker: p.broker, Revision: p.revision})
 	}
 	for id, e := range m.edges {
-		all = append(all, Change{Kind: KindEdge, Name: id, Edge: e.value, Revision: e.revision})
+		add(Change{Kind: KindEdge, Name: id, Edge: e.value, Revision: e.revision})
 	}
 	for id, h := range m.health {
-		all = append(all, Change{Kind: KindHealth, Name: id, Health: h.value, Revision: h.revision})
+		add(Change{Kind: KindHealth, Name: id, Health: h.value, Revision: h.revision})
 	}
 	if len(m.election) > 0 {
-		all = append(all, Change{Kind: KindLeader, Name: m.election[0].session.edge.ID, Revision: m.election[0].revision})
+		add(Change{Kind: KindLeader, Name: m.election[0].session.edge.ID, Revision: m.election[0].revision})
 	}
-	for ref, r := range m.records {
-		all = append(all, Change{Kind: KindAffinity, PoolName: ref.Pool, Name: ref.Key, Affinity: r.value, Revision: r.value.Revision})
+	for _, in := range m.records {
+		for _, r := range in.byKey {
+			all = append(all, memoryEvent{revision: r.value.Revision, record: r})
+		}
 	}
-	batches := []Batch{}
-	for chunk := range slices.Chunk(all, listChunk) {
-		batches = append(batches, Batch{Revision: m.revision, List: true, Changes: chunk})
-	}
-	if len(batches) == 0 {
-		batches = []Batch{{Revision: m.revision, List: true}}
-	}
-	batches[len(batches)-1].Done = true
-	return batches
+	return all
 }

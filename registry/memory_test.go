@@ -1,8 +1,10 @@
 package registry_test
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -78,6 +80,55 @@ func TestMemoryLeases(t *testing.T) {
 			}
 			time.Sleep(time.Duration(rnd.IntN(2000)) * time.Millisecond)
 			synctest.Wait()
+		}
+	})
+}
+
+// A cache that stands still for longer than history goes back lists anew, and misses nothing: neither what came meanwhile nor what went.
+func TestMemoryListsForWhoIsLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem := registry.NewMemory()
+		defer mem.Close()
+		commit := func(w registry.Write) registry.Result {
+			rs, err := mem.Commit(t.Context(), []registry.Write{w})
+			if err != nil || rs[0].Status != registry.Committed {
+				t.Fatalf("%+v: %+v, %v", w, rs, err)
+			}
+			return rs[0]
+		}
+		put := func(key string) registry.Result {
+			return commit(registry.Write{Pool: "p", Key: key, Affinity: registry.Affinity{Broker: "b1"}})
+		}
+		cache := registry.NewCache(registry.CacheConfig{Store: mem})
+		still, told := make(chan struct{}), map[string]bool{}
+		cache.OnAffinity(func(_, key string, a registry.Affinity) {
+			if key == "wait" {
+				<-still
+			}
+			told[key] = a.Present()
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { cache.Run(ctx) })
+		synctest.Wait()
+		gone := put("gone")
+		put("wait")
+		synctest.Wait()
+		commit(registry.Write{Pool: "p", Key: "gone", Guard: gone.Revision})
+		const n = 10_000
+		for i := range n {
+			put(fmt.Sprint(i))
+		}
+		close(still)
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		cancel()
+		running.Wait()
+		if st := cache.Status(); st.Listings != 2 || st.Entries != n+1 {
+			t.Errorf("%d listings, want 2; %d records, want %d", st.Listings, st.Entries, n+1)
+		}
+		if len(told) != n+2 || told["gone"] || !told["0"] || !told[fmt.Sprint(n-1)] {
+			t.Errorf("%d keys were told of, want %d; gone: %v", len(told), n+2, told["gone"])
 		}
 	})
 }

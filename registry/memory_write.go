@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -15,8 +14,8 @@ func (c *memoryClient) Get(ctx context.Context, pool, key string) (Affinity, err
 	if err := CheckName("a pool", pool); err != nil {
 		return Affinity{}, err
 	}
-	if r := c.mem.records[PinRef{pool, key}]; r != nil {
-		return r.value, nil
+	if r := c.mem.record(pool, key); r != nil {
+		return r.value.Affinity(), nil
 	}
 	return Affinity{}, nil
 }
@@ -31,35 +30,31 @@ func (c *memoryClient) Commit(ctx context.Context, ws []Write) ([]Result, error)
 	m := c.mem
 	defer m.mu.Unlock()
 	results := make([]Result, len(ws))
-	var changes []Change
+	var events []memoryEvent
 	for i := range ws {
 		w := &ws[i]
-		ref := PinRef{w.Pool, w.Key}
-		var found Affinity
-		if r := m.records[ref]; r != nil {
+		var found Record
+		r := m.record(w.Pool, w.Key)
+		if r != nil {
 			found = r.value
 		}
 		switch {
 		case found.Revision != w.Guard:
-			results[i] = Result{Status: Conflict, Revision: m.revision, Found: found}
+			results[i] = Result{Status: Conflict, Revision: m.revision, Found: found.Affinity()}
 		case !m.stand(w.Facts):
 			results[i] = Result{Status: Stale, Revision: m.revision}
 		case w.Affinity.Present():
 			results[i] = Result{Status: Committed, Revision: m.revision + 1}
-			a := w.Affinity
-			a.Extra = bytes.Clone(a.Extra)
-			changes = append(changes, Change{Kind: KindAffinity, PoolName: w.Pool, Name: w.Key, Affinity: a})
-			m.putRecord(ref, a, w.Lease)
-		case found.Present():
+			events = append(events, memoryEvent{record: m.putRecord(w.Pool, w.Key, w.Affinity, w.Lease)})
+		case r != nil:
 			results[i] = Result{Status: Committed, Revision: m.revision + 1}
-			changes = append(changes, Change{Kind: KindAffinity, PoolName: w.Pool, Name: w.Key, Deleted: true})
-			m.deleteRecord(ref)
+			events = append(events, m.deleteRecord(r))
 		default: // nothing to delete, as the writer thought
 			results[i] = Result{Status: Committed, Revision: m.revision}
 		}
 	}
-	if len(changes) > 0 {
-		m.publish(changes...)
+	if len(events) > 0 {
+		m.advance(events...)
 		m.armExpiry()
 	}
 	return results, nil

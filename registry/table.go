@@ -6,17 +6,14 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 )
 
 // A table is a compact map of affinities, read by many and written by one goroutine (its owner); beside that, any
 // goroutine may lay provisional affinities over it. Reading allocates nothing.
 //
-// The names in a record (brokers, edges, reasons) are few, so an entry holds their numbers; times are seconds. With keys
-// of 20 bytes an entry costs 100 to 140 bytes, key and map included, by how full Go's maps happen to be.
+// With keys of 20 bytes a record costs 90 to 120 bytes, key and map included, by how full Go's maps happen to be.
 type table struct {
 	seed  maphash.Seed
-	names names
 	pools atomic.Pointer[map[string]*poolTable] // copied to be changed, under mu
 	mu    sync.Mutex
 
@@ -32,18 +29,9 @@ type poolTable [shards]shard
 
 type shard struct {
 	mu      sync.RWMutex
-	entries map[string]entry
-	extras  map[string][]byte      // of the entries that have any
+	entries map[string]Record      // one of revision 0 was kept: a former store had it, and this one does not
 	overlay map[string]provisional // what notices said
-	_       [16]byte               // a cache line each
-}
-
-// entry is an Affinity in 32 bytes. Names are numbers of the table's names, times Unix seconds, 0 = none. One of revision 0 was kept:
-// a former store had it, and this one does not.
-type entry struct {
-	revision                     int64
-	broker, home, writer, reason uint32
-	written, expires             uint32
+	_       [24]byte               // a cache line each
 }
 
 // provisional is an affinity that a notice told, until the watch has reached its revision.
@@ -56,7 +44,6 @@ type provisional struct {
 func newTable(seed maphash.Seed, limit int) *table {
 	t := &table{seed: seed, limit: int64(limit)}
 	t.pools.Store(&map[string]*poolTable{})
-	t.names.init()
 	return t
 }
 
@@ -84,35 +71,19 @@ func (t *table) make(pool, key string) *shard {
 	return t.at(pool, key)
 }
 
-// seconds packs a time; one before 1970 or after 2106 is none.
-func seconds(at time.Time) uint32 {
-	if s := at.Unix(); s > 0 && s <= 1<<32-1 {
-		return uint32(s)
-	}
-	return 0
-}
-
-func moment(s uint32) time.Time {
-	if s == 0 {
-		return time.Time{}
-	}
-	return time.Unix(int64(s), 0)
-}
-
 // put stores an affinity. Called by the owner alone.
 func (t *table) put(pool, key string, a *Affinity) {
-	e := entry{
-		revision: a.Revision,
-		broker:   t.names.number(a.Broker), home: t.names.number(a.Home),
-		writer: t.names.number(a.Writer), reason: t.names.number(a.Reason),
-		written: seconds(a.Written), expires: seconds(a.Expires),
-	}
+	t.putRecord(pool, key, a.Record())
+}
+
+// putRecord is put of a packed one.
+func (t *table) putRecord(pool, key string, r Record) {
 	s := t.make(pool, key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, known := s.entries[key]; !known {
 		if s.entries == nil {
-			s.entries = make(map[string]entry)
+			s.entries = make(map[string]Record)
 		}
 		if t.count.Load() >= t.limit {
 			t.evicted.Store(true)
@@ -124,22 +95,13 @@ func (t *table) put(pool, key string, a *Affinity) {
 		t.count.Add(1)
 		key = strings.Clone(key) // it may be a part of something large
 	}
-	s.entries[key] = e
-	if len(a.Extra) > 0 {
-		if s.extras == nil {
-			s.extras = make(map[string][]byte)
-		}
-		s.extras[key] = a.Extra
-	} else if s.extras != nil {
-		delete(s.extras, key)
-	}
+	s.entries[key] = r
 }
 
 // evict removes any one entry; s.mu is held.
 func (s *shard) evict() bool {
 	for key := range s.entries {
 		delete(s.entries, key)
-		delete(s.extras, key)
 		return true
 	}
 	return false
@@ -155,22 +117,8 @@ func (t *table) remove(pool, key string) {
 	defer s.mu.Unlock()
 	if _, known := s.entries[key]; known {
 		delete(s.entries, key)
-		delete(s.extras, key)
 		t.count.Add(-1)
 	}
-}
-
-// affinity unpacks an entry of the shard; the shard's lock is held, or the caller is the owner.
-func (t *table) affinity(s *shard, key string, e entry) Affinity {
-	names := t.names.all()
-	a := Affinity{
-		Broker: names[e.broker], Home: names[e.home], Writer: names[e.writer], Reason: names[e.reason],
-		Written: moment(e.written), Expires: moment(e.expires), Revision: e.revision,
-	}
-	if s.extras != nil {
-		a.Extra = s.extras[key]
-	}
-	return a
 }
 
 // lookup is for the owner alone.
@@ -179,11 +127,8 @@ func (t *table) lookup(pool, key string) (Affinity, bool) {
 	if s == nil {
 		return Affinity{}, false
 	}
-	e, known := s.entries[key]
-	if !known {
-		return Affinity{}, false
-	}
-	return t.affinity(s, key, e), true
+	r, known := s.entries[key]
+	return r.Affinity(), known
 }
 
 // keep takes over from old, which t is to replace, entries that t does not have and that have not expired: those that old had kept
@@ -192,8 +137,8 @@ func (t *table) keep(old *table, reset bool, now int64) {
 	for pool, shards := range *old.pools.Load() {
 		for i := range shards {
 			o, n := &shards[i], t.peer(pool, i)
-			for key, e := range o.entries {
-				if e.revision != 0 && !reset || e.expires != 0 && int64(e.expires)+int64(ExpiryGrace/time.Second) < now {
+			for key, r := range o.entries {
+				if r.Revision != 0 && !reset || r.over(now) {
 					continue
 				}
 				if n != nil {
@@ -204,9 +149,8 @@ func (t *table) keep(old *table, reset bool, now int64) {
 				if t.count.Load() >= t.limit {
 					return
 				}
-				a := old.affinity(o, key, e)
-				a.Revision = 0
-				t.put(pool, key, &a)
+				r.Revision = 0
+				t.putRecord(pool, key, r)
 				n = t.peer(pool, i)
 			}
 		}
@@ -220,17 +164,16 @@ func (t *table) differ(old *table, fn func(pool, key string, a Affinity)) {
 		for i := range shards {
 			s := &shards[i]
 			o := old.peer(pool, i)
-			for key, e := range s.entries {
-				a := t.affinity(s, key, e)
+			for key, r := range s.entries {
 				if o != nil {
-					if was, known := o.entries[key]; known && was.revision == e.revision && old.names.all()[was.broker] == a.Broker {
+					if was, known := o.entries[key]; known && was.Revision == r.Revision && was.Broker() == r.Broker() {
 						continue
 					}
 				}
-				if e.revision == 0 {
-					a = Affinity{}
+				if r.Revision == 0 {
+					r = Record{}
 				}
-				fn(pool, key, a)
+				fn(pool, key, r.Affinity())
 			}
 		}
 	}
@@ -255,32 +198,4 @@ func (t *table) peer(pool string, i int) *shard {
 		return &p[i]
 	}
 	return nil
-}
-
-// names numbers strings of which there are few. Numbers are never given back: a table lives until the next listing.
-type names struct {
-	numbers map[string]uint32
-	strings atomic.Pointer[[]string]
-}
-
-func (n *names) init() {
-	n.numbers = map[string]uint32{"": 0}
-	n.strings.Store(&[]string{""})
-}
-
-func (n *names) all() []string { return *n.strings.Load() }
-
-// number is called by the table's owner alone.
-func (n *names) number(s string) uint32 {
-	i, known := n.numbers[s]
-	if !known {
-		s = strings.Clone(s)
-		all := n.all()
-		i = uint32(len(all))
-		n.numbers[s] = i
-		// Readers of the shorter slice do not see the place behind its end.
-		all = append(all, s)
-		n.strings.Store(&all)
-	}
-	return i
 }
