@@ -182,33 +182,16 @@ func (d *restDoor) Come(conn net.Conn, _ time.Time) func(context.Context) (Owner
 	}
 }
 
-// descriptors are the open ones, with what they are.
-func descriptors(t testing.TB) map[string]string {
-	dir, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := map[string]string{}
-	for _, e := range dir {
-		if to, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil { // not the one that reads the directory
-			m[e.Name()] = to
-		}
-	}
-	return m
-}
-
 // leavesNone fails if there are more descriptors than before.
 func leavesNone(t testing.TB, before map[string]string) {
 	t.Helper()
-	var now map[string]string
-	for end := time.Now().Add(patience); time.Now().Before(end); <-time.After(10 * time.Millisecond) {
-		if now = descriptors(t); len(now) <= len(before) {
+	for end := time.Now().Add(patience); ; <-time.After(10 * time.Millisecond) {
+		left := leftOpen(before)
+		if len(left) == 0 {
 			return
 		}
-	}
-	for fd, to := range now {
-		if before[fd] != to {
-			t.Errorf("left open: %s -> %s", fd, to)
+		if time.Now().After(end) {
+			t.Fatalf("left open: %v", left)
 		}
 	}
 }
@@ -274,7 +257,7 @@ func TestTheEndOfALoopUnderWay(t *testing.T) {
 	} {
 		t.Run(state.name, func(t *testing.T) {
 			mustListen(t).Close() // the descriptors of Go's own poller
-			before := descriptors(t)
+			before := descriptors()
 			t.Cleanup(func() { leavesNone(t, before) })
 			var owners lasting
 			var target Target
@@ -353,7 +336,7 @@ func (d *waitingDoor) Come(conn net.Conn, at time.Time) func(context.Context) (O
 func TestTheEndOfALoopAtAnyMoment(t *testing.T) {
 	for _, w := range []wrapping{wrappings[0], wrappings[3]} {
 		t.Run(w.String(), func(t *testing.T) {
-			before := descriptors(t)
+			before := descriptors()
 			t.Cleanup(func() { leavesNone(t, before) })
 			m := mode{broker: w}
 			at := m.brokers(t, func(c peer) { io.Copy(io.Discard, c) })

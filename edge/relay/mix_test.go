@@ -211,13 +211,17 @@ func (m *mix) play(side Side, o *odd, got int) error {
 		}
 		return nil
 	}
-	if got != all || err != nil || written != nil {
+	closes := (m.end == clientCloses) == (side == Client)
+	if got != all || written != nil || err != nil && (err != io.EOF || closes) { // the end may come with the last byte
 		return fmt.Errorf("the %v got %d of %d bytes: %v; wrote: %v", side, got, all, err, written)
 	}
-	if (m.end == clientCloses) == (side == Client) {
+	if closes {
 		if err := o.CloseWrite(); err != nil {
 			return fmt.Errorf("the %v closes: %w", side, err)
 		}
+	}
+	if err == io.EOF {
+		return nil
 	}
 	if n, err := o.Read(make([]byte, 1)); n > 0 || err != io.EOF {
 		return fmt.Errorf("the %v got %d bytes too many, or no end: %v", side, n, err)

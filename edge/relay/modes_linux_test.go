@@ -10,33 +10,36 @@ import (
 
 // loopModes are the epoll driver's: plain, and with each kind of layers on the client's side, on the broker's, and on both.
 func loopModes() (all []mode) {
-	add := func(name string, client, broker wrapping) {
-		m := mode{name: name, client: client, broker: broker, target: plainTarget}
-		if broker != (wrapping{}) {
-			m.target = func(at netip.AddrPort, pause func()) Target { return *broker.target(at, nil, pause) }
-		}
-		m.relay = func(t testing.TB, r relayed) (netip.AddrPort, func() int) {
-			ln := mustListen(t)
-			t.Cleanup(func() { ln.Close() })
-			loop := startLoop(t, new(ciphers), func(loop *Loop) (func(), error) {
-				if client == (wrapping{}) {
-					return loop.Listen(ln, r.limits, func(_, _ netip.AddrPort) (Owner, bool) { return r.owner(), false })
-				}
-				door := &testDoor{owner: r.owner, w: client, server: tls13.NewServer(testTLS(), client.policy), pause: r.pause, failed: r.failed}
-				return loop.Open(ln, r.limits, door)
-			})
-			return ln.Addr().(*net.TCPAddr).AddrPort(), loop.held
-		}
-		all = append(all, m)
-	}
 	plain := wrapping{}
-	add("epoll", plain, plain)
+	all = append(all, loopMode("epoll", plain, plain))
 	for _, w := range wrappings {
-		add("epoll, client "+w.String(), w, plain)
-		add("epoll, broker "+w.String(), plain, w)
-		add("epoll, both "+w.String(), w, w)
+		all = append(all,
+			loopMode("epoll, client "+w.String(), w, plain),
+			loopMode("epoll, broker "+w.String(), plain, w),
+			loopMode("epoll, both "+w.String(), w, w))
 	}
-	return all
+	old := wrapping{tls: true, policy: tls13.Own, old: true}
+	return append(all, loopMode("epoll, both "+old.String(), old, old))
+}
+
+func loopMode(name string, client, broker wrapping) mode {
+	m := mode{name: name, client: client, broker: broker, target: plainTarget}
+	if broker != (wrapping{}) {
+		m.target = func(at netip.AddrPort, pause func()) Target { return *broker.target(at, nil, pause) }
+	}
+	m.relay = func(t testing.TB, r relayed) (netip.AddrPort, func() int) {
+		ln := mustListen(t)
+		t.Cleanup(func() { ln.Close() })
+		loop := startLoop(t, new(ciphers), func(loop *Loop) (func(), error) {
+			if client == (wrapping{}) {
+				return loop.Listen(ln, r.limits, func(_, _ netip.AddrPort) (Owner, bool) { return r.owner(), false })
+			}
+			door := &testDoor{owner: r.owner, w: client, server: tls13.NewServer(testTLS(), client.policy), pause: r.pause, failed: r.failed}
+			return loop.Open(ln, r.limits, door)
+		})
+		return ln.Addr().(*net.TCPAddr).AddrPort(), loop.held
+	}
+	return m
 }
 
 // held is how many bytes the loop's sessions keep: what waits to be written, pieces of records, and what was read before the CONNACK.
