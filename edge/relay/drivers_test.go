@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -61,6 +62,7 @@ func leftOpen(before map[string]string) (left []string) {
 	if len(now) <= len(before) {
 		return nil
 	}
+	runtime.GC() // package net keeps the pipes of splice(2) until then: next time they are gone
 	for fd, to := range now {
 		if before[fd] != to {
 			left = append(left, fd+" -> "+to)

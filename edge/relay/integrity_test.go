@@ -280,7 +280,7 @@ func TestManySessions(t *testing.T) {
 	for _, m := range modes() {
 		t.Run(m.name, func(t *testing.T) {
 			at := m.brokers(t, func(c peer) { io.Copy(c, c); c.CloseWrite() })
-			sessions := sized(60, 300)
+			sessions := sized(40, 300)
 			if m.plain() {
 				sessions = 300
 			}
