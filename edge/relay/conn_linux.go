@@ -433,7 +433,7 @@ func (c *conn) close(side Side) {
 				sendTo(c.fd[side], last) // if it takes it at once
 			}
 		}
-		w.wipe()
+		wipe(w.outer, w.inner)
 		c.wrap[side] = nil
 	}
 	unix.Close(c.fd[side])
