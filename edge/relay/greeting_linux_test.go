@@ -135,14 +135,82 @@ func TestPingsWithoutEnd(t *testing.T) {
 
 // small gives a socket buffers of the least size.
 func small(t *testing.T, c syscall.Conn) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
+	narrow(t, c, unix.SO_SNDBUF, 4<<10)
+	narrow(t, c, unix.SO_RCVBUF, 4<<10)
+}
+
+// A greeting is a net.Conn: its deadlines pass, may be moved while somebody waits, and Close ends what waits.
+func TestTheGreetingsConn(t *testing.T) {
+	t.Parallel()
+	failed := make(chan error, 1)
+	run := func(c net.Conn) error {
+		p := make([]byte, 1<<20)
+		if n, err := io.ReadFull(c, p[:2]); n != 2 || err != nil {
+			return err
+		}
+		passed := func(what string, err error) error {
+			var ne net.Error
+			if !errors.Is(err, os.ErrDeadlineExceeded) || !errors.As(err, &ne) || !ne.Timeout() {
+				return fmt.Errorf("%s: %v", what, err)
+			}
+			return nil
+		}
+		c.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+		_, err := c.Read(p)
+		if err = passed("a read", err); err != nil {
+			return err
+		}
+		c.SetReadDeadline(time.Time{})
+		time.AfterFunc(20*time.Millisecond, func() { c.SetReadDeadline(time.Now().Add(-time.Second)) })
+		_, err = c.Read(p)
+		if err = passed("a read whose deadline moves", err); err != nil {
+			return err
+		}
+		c.SetDeadline(time.Now().Add(300 * time.Millisecond))
+		for err == nil { // nobody reads
+			_, err = c.Write(p)
+		}
+		if err = passed("a write", err); err != nil {
+			return err
+		}
+		c.SetDeadline(time.Time{})
+		time.AfterFunc(20*time.Millisecond, func() { c.Close() })
+		if _, err := c.Read(p); !errors.Is(err, net.ErrClosed) {
+			return fmt.Errorf("a read that Close ends: %v", err)
+		}
+		if _, err := c.Write(p); !errors.Is(err, net.ErrClosed) {
+			return fmt.Errorf("a write after Close: %v", err)
+		}
+		return nil
 	}
-	raw.Control(func(fd uintptr) {
-		unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, 4<<10)
-		unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<10)
-	})
+	door := &connDoor{run: func(c net.Conn) { failed <- run(c) }}
+	ln := mustListen(t)
+	defer ln.Close()
+	small(t, ln)
+	startLoop(t, nil, func(loop *Loop) (func(), error) { return loop.Open(ln, &Limits{}, door) })
+	c := mustDial(t, ln.Addr().(*net.TCPAddr).AddrPort())
+	small(t, c)
+	c.Write([]byte("hi"))
+	if err := receive(t, "the door", failed); err != nil {
+		t.Error(err)
+	}
+	c.SetReadDeadline(time.Now().Add(patience))
+	if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("the connection is left open")
+	}
+}
+
+// connDoor turns everybody away.
+type connDoor struct {
+	testDoor
+	run func(net.Conn)
+}
+
+func (d *connDoor) Come(conn net.Conn, _ time.Time) func(context.Context) (Owner, []Layer, []byte) {
+	return func(context.Context) (Owner, []Layer, []byte) {
+		d.run(conn)
+		return nil, nil, nil
+	}
 }
 
 // A Rest of any length is opened whole.

@@ -3,7 +3,10 @@ package relay
 import (
 	"net"
 	"net/netip"
+	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/limpet-mesh/limpet/edge/tls13"
 )
@@ -30,6 +33,9 @@ func loopMode(name string, client, broker wrapping) mode {
 	m.relay = func(t testing.TB, r relayed) (netip.AddrPort, func() int) {
 		ln := mustListen(t)
 		t.Cleanup(func() { ln.Close() })
+		if r.narrow {
+			narrow(t, ln, unix.SO_SNDBUF, narrowBuffer) // inherited
+		}
 		loop := startLoop(t, new(ciphers), func(loop *Loop) (func(), error) {
 			if client == (wrapping{}) {
 				return loop.Listen(ln, r.limits, func(_, _ netip.AddrPort) (Owner, bool) { return r.owner(), false })
@@ -64,4 +70,13 @@ func (l *Loop) held() (n int) {
 	}
 	<-done
 	return n
+}
+
+// narrow sets the size of a socket's buffer.
+func narrow(t testing.TB, c syscall.Conn, which, size int) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, which, size) })
 }

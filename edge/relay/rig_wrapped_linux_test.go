@@ -90,7 +90,7 @@ func (d *testDoor) Come(conn net.Conn, _ time.Time) func(context.Context) (Owner
 	}
 }
 
-// target is a broker that is reached through our layers. pause, if not nil, takes its time before it dials.
+// target is a broker that is reached through our layers. pause, if not nil, takes its time before it dials, and the socket takes little.
 func (w wrapping) target(at netip.AddrPort, prelude []byte, pause func()) *Target {
 	return &Target{Join: func(ctx context.Context) (Wrapped, error) {
 		if pause != nil {
@@ -99,6 +99,9 @@ func (w wrapping) target(at netip.AddrPort, prelude []byte, pause func()) *Targe
 		st, err := new(net.Dialer).DialContext(ctx, "tcp", at.String())
 		if err != nil {
 			return Wrapped{}, err
+		}
+		if pause != nil {
+			st.(*net.TCPConn).SetWriteBuffer(narrowBuffer)
 		}
 		layers, rest, err := w.near(ctx, st, nil)
 		if err != nil {
