@@ -462,7 +462,7 @@ func (c *conn) close(side Side) {
 				sendTo(c.sock(side), last) // if it takes it at once
 			}
 		}
-		w.wipe()
+		wipe(w.outer, w.inner)
 		c.wrap[side] = nil
 	}
 	unix.Close(c.sock(side))

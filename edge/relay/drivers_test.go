@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -17,8 +19,57 @@ import (
 	"github.com/limpet-mesh/limpet/edge/mqtt"
 )
 
-// Whatever the tests have started has ended when the last of them has.
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// Whatever the tests have started has ended when the last of them has, and nothing that they opened is left open.
+func TestMain(m *testing.M) {
+	if ln, err := net.Listen("tcp", "127.0.0.1:0"); err == nil { // the descriptors of Go's own poller
+		ln.Close()
+	}
+	before := descriptors()
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		var left []string
+		for end := time.Now().Add(patience); code == 0; <-time.After(10 * time.Millisecond) {
+			if left = leftOpen(before); len(left) == 0 {
+				break
+			}
+			if time.Now().After(end) {
+				fmt.Fprintln(os.Stderr, "left open:", left)
+				code = 1
+			}
+		}
+		os.Exit(code)
+	}))
+}
+
+// descriptors are the open ones, with what they are; nil on systems that do not tell.
+func descriptors() map[string]string {
+	const dir = "/proc/self/fd"
+	all, err := os.ReadDir(dir)
+	if err != nil {
+		return nil
+	}
+	m := map[string]string{}
+	for _, e := range all {
+		if to, err := os.Readlink(dir + "/" + e.Name()); err == nil { // not the one that reads the directory
+			m[e.Name()] = to
+		}
+	}
+	return m
+}
+
+// leftOpen names descriptors if there are more than before.
+func leftOpen(before map[string]string) (left []string) {
+	now := descriptors()
+	if len(now) <= len(before) {
+		return nil
+	}
+	runtime.GC() // package net keeps the pipes of splice(2) until then: next time they are gone
+	for fd, to := range now {
+		if before[fd] != to {
+			left = append(left, fd+" -> "+to)
+		}
+	}
+	return left
+}
 
 // watchedOwner is an echoOwner that tells what it is asked.
 type watchedOwner struct {

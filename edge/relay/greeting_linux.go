@@ -86,6 +86,7 @@ func (g *greeting) begin() {
 		g.cut(net.ErrClosed) // the descriptor is the session's now, and later somebody else's
 		rest = append(rest, g.head...)
 		if !l.send(mail{call: func() { c.greeted(owner, layers, rest) }}) && owner != nil {
+			wipe(layers...)
 			owner.Closed(Summary{Reason: ReasonShutdown, Total: time.Since(l.epoch) - time.Duration(c.s.AcceptedAt-1)})
 		}
 	})

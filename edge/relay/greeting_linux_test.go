@@ -135,14 +135,82 @@ func TestPingsWithoutEnd(t *testing.T) {
 
 // small gives a socket buffers of the least size.
 func small(t *testing.T, c syscall.Conn) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
+	narrow(t, c, unix.SO_SNDBUF, 4<<10)
+	narrow(t, c, unix.SO_RCVBUF, 4<<10)
+}
+
+// A greeting is a net.Conn: its deadlines pass, may be moved while somebody waits, and Close ends what waits.
+func TestTheGreetingsConn(t *testing.T) {
+	t.Parallel()
+	failed := make(chan error, 1)
+	run := func(c net.Conn) error {
+		p := make([]byte, 1<<20)
+		if n, err := io.ReadFull(c, p[:2]); n != 2 || err != nil {
+			return err
+		}
+		passed := func(what string, err error) error {
+			var ne net.Error
+			if !errors.Is(err, os.ErrDeadlineExceeded) || !errors.As(err, &ne) || !ne.Timeout() {
+				return fmt.Errorf("%s: %v", what, err)
+			}
+			return nil
+		}
+		c.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+		_, err := c.Read(p)
+		if err = passed("a read", err); err != nil {
+			return err
+		}
+		c.SetReadDeadline(time.Time{})
+		time.AfterFunc(20*time.Millisecond, func() { c.SetReadDeadline(time.Now().Add(-time.Second)) })
+		_, err = c.Read(p)
+		if err = passed("a read whose deadline moves", err); err != nil {
+			return err
+		}
+		c.SetDeadline(time.Now().Add(300 * time.Millisecond))
+		for err == nil { // nobody reads
+			_, err = c.Write(p)
+		}
+		if err = passed("a write", err); err != nil {
+			return err
+		}
+		c.SetDeadline(time.Time{})
+		time.AfterFunc(20*time.Millisecond, func() { c.Close() })
+		if _, err := c.Read(p); !errors.Is(err, net.ErrClosed) {
+			return fmt.Errorf("a read that Close ends: %v", err)
+		}
+		if _, err := c.Write(p); !errors.Is(err, net.ErrClosed) {
+			return fmt.Errorf("a write after Close: %v", err)
+		}
+		return nil
 	}
-	raw.Control(func(fd uintptr) {
-		unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, 4<<10)
-		unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<10)
-	})
+	door := &connDoor{run: func(c net.Conn) { failed <- run(c) }}
+	ln := mustListen(t)
+	defer ln.Close()
+	small(t, ln)
+	startLoop(t, nil, func(loop *Loop) (func(), error) { return loop.Open(ln, &Limits{}, door) })
+	c := mustDial(t, ln.Addr().(*net.TCPAddr).AddrPort())
+	small(t, c)
+	c.Write([]byte("hi"))
+	if err := receive(t, "the door", failed); err != nil {
+		t.Error(err)
+	}
+	c.SetReadDeadline(time.Now().Add(patience))
+	if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("the connection is left open")
+	}
+}
+
+// connDoor turns everybody away.
+type connDoor struct {
+	testDoor
+	run func(net.Conn)
+}
+
+func (d *connDoor) Come(conn net.Conn, _ time.Time) func(context.Context) (Owner, []Layer, []byte) {
+	return func(context.Context) (Owner, []Layer, []byte) {
+		d.run(conn)
+		return nil, nil, nil
+	}
 }
 
 // A Rest of any length is opened whole.
@@ -182,33 +250,16 @@ func (d *restDoor) Come(conn net.Conn, _ time.Time) func(context.Context) (Owner
 	}
 }
 
-// descriptors are the open ones, with what they are.
-func descriptors(t testing.TB) map[string]string {
-	dir, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := map[string]string{}
-	for _, e := range dir {
-		if to, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil { // not the one that reads the directory
-			m[e.Name()] = to
-		}
-	}
-	return m
-}
-
 // leavesNone fails if there are more descriptors than before.
 func leavesNone(t testing.TB, before map[string]string) {
 	t.Helper()
-	var now map[string]string
-	for end := time.Now().Add(patience); time.Now().Before(end); <-time.After(10 * time.Millisecond) {
-		if now = descriptors(t); len(now) <= len(before) {
+	for end := time.Now().Add(patience); ; <-time.After(10 * time.Millisecond) {
+		left := leftOpen(before)
+		if len(left) == 0 {
 			return
 		}
-	}
-	for fd, to := range now {
-		if before[fd] != to {
-			t.Errorf("left open: %s -> %s", fd, to)
+		if time.Now().After(end) {
+			t.Fatalf("left open: %v", left)
 		}
 	}
 }
@@ -274,7 +325,7 @@ func TestTheEndOfALoopUnderWay(t *testing.T) {
 	} {
 		t.Run(state.name, func(t *testing.T) {
 			mustListen(t).Close() // the descriptors of Go's own poller
-			before := descriptors(t)
+			before := descriptors()
 			t.Cleanup(func() { leavesNone(t, before) })
 			var owners lasting
 			var target Target
@@ -353,7 +404,7 @@ func (d *waitingDoor) Come(conn net.Conn, at time.Time) func(context.Context) (O
 func TestTheEndOfALoopAtAnyMoment(t *testing.T) {
 	for _, w := range []wrapping{wrappings[0], wrappings[3]} {
 		t.Run(w.String(), func(t *testing.T) {
-			before := descriptors(t)
+			before := descriptors()
 			t.Cleanup(func() { leavesNone(t, before) })
 			m := mode{broker: w}
 			at := m.brokers(t, func(c peer) { io.Copy(io.Discard, c) })

@@ -107,9 +107,9 @@ func (w *wrap) eof() error {
 	return io.EOF
 }
 
-// wipe overwrites the secrets that the layers hold.
-func (w *wrap) wipe() {
-	for _, l := range [2]Layer{w.outer, w.inner} {
+// wipe overwrites the secrets that layers hold.
+func wipe(layers ...Layer) {
+	for _, l := range layers {
 		if secret, ok := l.(interface{ Wipe() }); ok {
 			secret.Wipe()
 		}

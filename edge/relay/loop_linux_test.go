@@ -247,46 +247,53 @@ func TestOutOfDescriptors(t *testing.T) {
 // A session that floods its loop both ways takes its turn like the others.
 func TestAFloodStarvesNobody(t *testing.T) {
 	t.Parallel()
-	at := brokers(t, func(c *net.TCPConn) { io.Copy(c, c); c.CloseWrite() })
-	ended := make(chan Summary, 8)
-	addr := relays()["epoll"](t, at, &Limits{}, func(s Summary) { ended <- s })
-	over := make(chan struct{})
-	var floods sync.WaitGroup
-	for range 3 {
-		c := mustDial(t, addr)
-		c.Write(connect311)
-		floods.Go(func() { io.Copy(io.Discard, c) })
-		floods.Go(func() {
-			defer c.CloseWrite()
-			p := bytes.Repeat(publish, 64<<10)
-			for {
-				select {
-				case <-over:
-					return
-				default:
-					c.Write(p)
-				}
+	wss := wrappings[3]
+	for many, m := range map[int]mode{3: loopMode("plain", wrapping{}, wrapping{}), 1: loopMode(wss.String(), wss, wss)} {
+		t.Run(m.name, func(t *testing.T) {
+			at := m.brokers(t, func(c peer) { io.Copy(c, c); c.CloseWrite() })
+			ended := make(chan Summary, 8)
+			addr, _ := m.relay(t, relayed{limits: &Limits{}, owner: func() Owner {
+				return &echoOwner{m.target(at, nil), func(s Summary) { ended <- s }}
+			}})
+			over := make(chan struct{})
+			var floods sync.WaitGroup
+			for range many {
+				c := m.dial(t, addr)
+				c.Write(connect311)
+				floods.Go(func() { io.Copy(io.Discard, c) })
+				floods.Go(func() {
+					defer c.CloseWrite()
+					p := bytes.Repeat(publish, 64<<10)
+					for {
+						select {
+						case <-over:
+							return
+						default:
+							c.Write(p)
+						}
+					}
+				})
 			}
+			for range many + 1 { // new ones too: accept and dial have their turns
+				c := m.dial(t, addr)
+				c.SetDeadline(time.Now().Add(patience))
+				c.Write(connect311)
+				if _, err := io.ReadFull(c, make([]byte, len(connack311))); err != nil {
+					t.Fatal(err)
+				}
+				for range 5 {
+					c.Write(publish)
+					if _, err := io.ReadFull(c, make([]byte, len(publish))); err != nil {
+						t.Fatal(err)
+					}
+				}
+				c.Close()
+				receive(t, "its end", ended)
+			}
+			close(over)
+			floods.Wait()
 		})
 	}
-	for range 4 { // new ones too: accept and dial have their turns
-		c := mustDial(t, addr)
-		c.SetDeadline(time.Now().Add(patience))
-		c.Write(connect311)
-		if _, err := io.ReadFull(c, make([]byte, len(connack311))); err != nil {
-			t.Fatal(err)
-		}
-		for range 5 {
-			c.Write(publish)
-			if _, err := io.ReadFull(c, make([]byte, len(publish))); err != nil {
-				t.Fatal(err)
-			}
-		}
-		c.Close()
-		receive(t, "its end", ended)
-	}
-	close(over)
-	floods.Wait()
 }
 
 // A crowd that says nothing is closed in time, all of it.

@@ -3,40 +3,49 @@ package relay
 import (
 	"net"
 	"net/netip"
+	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/limpet-mesh/limpet/edge/tls13"
 )
 
 // loopModes are the epoll driver's: plain, and with each kind of layers on the client's side, on the broker's, and on both.
 func loopModes() (all []mode) {
-	add := func(name string, client, broker wrapping) {
-		m := mode{name: name, client: client, broker: broker, target: plainTarget}
-		if broker != (wrapping{}) {
-			m.target = func(at netip.AddrPort, pause func()) Target { return *broker.target(at, nil, pause) }
-		}
-		m.relay = func(t testing.TB, r relayed) (netip.AddrPort, func() int) {
-			ln := mustListen(t)
-			t.Cleanup(func() { ln.Close() })
-			loop := startLoop(t, new(ciphers), func(loop *Loop) (func(), error) {
-				if client == (wrapping{}) {
-					return loop.Listen(ln, r.limits, func(_, _ netip.AddrPort) (Owner, bool) { return r.owner(), false })
-				}
-				door := &testDoor{owner: r.owner, w: client, server: tls13.NewServer(testTLS(), client.policy), pause: r.pause, failed: r.failed}
-				return loop.Open(ln, r.limits, door)
-			})
-			return ln.Addr().(*net.TCPAddr).AddrPort(), loop.held
-		}
-		all = append(all, m)
-	}
 	plain := wrapping{}
-	add("epoll", plain, plain)
+	all = append(all, loopMode("epoll", plain, plain))
 	for _, w := range wrappings {
-		add("epoll, client "+w.String(), w, plain)
-		add("epoll, broker "+w.String(), plain, w)
-		add("epoll, both "+w.String(), w, w)
+		all = append(all,
+			loopMode("epoll, client "+w.String(), w, plain),
+			loopMode("epoll, broker "+w.String(), plain, w),
+			loopMode("epoll, both "+w.String(), w, w))
 	}
-	return all
+	old := wrapping{tls: true, policy: tls13.Own, old: true}
+	return append(all, loopMode("epoll, both "+old.String(), old, old))
+}
+
+func loopMode(name string, client, broker wrapping) mode {
+	m := mode{name: name, client: client, broker: broker, target: plainTarget}
+	if broker != (wrapping{}) {
+		m.target = func(at netip.AddrPort, pause func()) Target { return *broker.target(at, nil, pause) }
+	}
+	m.relay = func(t testing.TB, r relayed) (netip.AddrPort, func() int) {
+		ln := mustListen(t)
+		t.Cleanup(func() { ln.Close() })
+		if r.narrow {
+			narrow(t, ln, unix.SO_SNDBUF, narrowBuffer) // inherited
+		}
+		loop := startLoop(t, new(ciphers), func(loop *Loop) (func(), error) {
+			if client == (wrapping{}) {
+				return loop.Listen(ln, r.limits, func(_, _ netip.AddrPort) (Owner, bool) { return r.owner(), false })
+			}
+			door := &testDoor{owner: r.owner, w: client, server: tls13.NewServer(testTLS(), client.policy), pause: r.pause, failed: r.failed}
+			return loop.Open(ln, r.limits, door)
+		})
+		return ln.Addr().(*net.TCPAddr).AddrPort(), loop.held
+	}
+	return m
 }
 
 // held is how many bytes the loop's sessions keep: what waits to be written, pieces of records, and what was read before the CONNACK.
@@ -64,4 +73,13 @@ func (l *Loop) held() (n int) {
 	}
 	<-done
 	return n
+}
+
+// narrow sets the size of a socket's buffer.
+func narrow(t testing.TB, c syscall.Conn, which, size int) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, which, size) })
 }

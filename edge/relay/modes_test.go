@@ -19,11 +19,15 @@ type mode struct {
 	target func(broker netip.AddrPort, pause func()) Target
 }
 
+// narrowBuffer is a socket's for writing that is soon full.
+const narrowBuffer = 16 << 10
+
 // relayed is what a relay is started with.
 type relayed struct {
 	owner  func() Owner
 	limits *Limits
 	pause  func(net.Conn) // after the handshakes of a client's connection; nil: none
+	narrow bool           // its sockets to clients take little
 	failed func(net.Conn) // the handshakes have; nil: nobody wants to know
 }
 
@@ -45,6 +49,9 @@ func modes() []mode {
 					c, err := ln.Accept()
 					if err != nil {
 						return
+					}
+					if r.narrow {
+						c.(*net.TCPConn).SetWriteBuffer(narrowBuffer)
 					}
 					wg.Go(func() { Serve(c.(*net.TCPConn), r.owner(), r.limits, time.Now(), nil) })
 				}

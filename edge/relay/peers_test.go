@@ -24,12 +24,16 @@ import (
 type wrapping struct {
 	tls    bool
 	policy tls13.Policy
+	old    bool // TLS 1.2, at the other end's wish
 	ws     bool
 }
 
 func (w wrapping) String() string {
 	var parts []string
-	if w.tls {
+	switch {
+	case w.old:
+		parts = append(parts, "TLS 1.2")
+	case w.tls:
 		parts = append(parts, map[tls13.Policy]string{tls13.Own: "own records", tls13.Crypto: "tls.Conn"}[w.policy])
 	}
 	if w.ws {
@@ -41,11 +45,57 @@ func (w wrapping) String() string {
 	return strings.Join(parts, " and ")
 }
 
+// version is the newest one that the other end of a connection has.
+func (w wrapping) version() uint16 {
+	if w.old {
+		return tls.VersionTLS12
+	}
+	return tls.VersionTLS13
+}
+
 // peer is one end of a connection through a relay.
 type peer interface {
 	net.Conn
 	CloseWrite() error
 }
+
+// far is the other end of such a connection.
+func (w wrapping) far(conn net.Conn, client bool) (net.Conn, error) {
+	if w.tls {
+		var tc *tls.Conn
+		if client {
+			tc = tls.Client(conn, &tls.Config{InsecureSkipVerify: true, MaxVersion: w.version()})
+		} else {
+			config := testTLS().Clone()
+			config.MaxVersion = w.version()
+			tc = tls.Server(conn, config)
+		}
+		if err := tc.Handshake(); err != nil {
+			return nil, err
+		}
+		conn = tc
+	}
+	if w.ws {
+		role := ws.Server
+		if client {
+			role = ws.Client
+		}
+		conn = framed{conn, wsstream.New(conn, role, nil)}
+	}
+	return conn, nil
+}
+
+// framed is a WebSocket as a net.Conn.
+type framed struct {
+	net.Conn
+	s *wsstream.Stream
+}
+
+func (f framed) Read(p []byte) (int, error)        { return f.s.Read(p) }
+func (f framed) Write(p []byte) (int, error)       { return f.s.Write(p) }
+func (f framed) CloseWrite() error                 { return f.s.CloseWrite() }
+func (f framed) NetConn() net.Conn                 { return f.Conn }
+func (f framed) SetReadDeadline(t time.Time) error { return f.Conn.SetReadDeadline(t) }
 
 // An odd peer sends what it is given in the least usual way that is legal: segments, records and frames of any size, torn and together,
 // with pings and KeyUpdates in between. One goroutine writes, one reads.
@@ -75,6 +125,7 @@ func newOdd(conn net.Conn, w wrapping, client bool, rnd *rand.Rand) (*odd, error
 			config.SessionTicketsDisabled = true // no record under the key that goes on
 		}
 		config.DynamicRecordSizingDisabled = true
+		config.MaxVersion = w.version()
 		var log keyLog
 		config.KeyLogWriter = &log
 		o.cork = client

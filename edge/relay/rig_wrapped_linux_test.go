@@ -10,7 +10,6 @@ import (
 
 	"github.com/limpet-mesh/limpet/edge/tls13"
 	"github.com/limpet-mesh/limpet/edge/ws"
-	wsstream "github.com/limpet-mesh/limpet/edge/ws/stream"
 )
 
 var wrappings = []wrapping{{tls: true, policy: tls13.Own}, {tls: true, policy: tls13.Crypto}, {ws: true}, {tls: true, policy: tls13.Own, ws: true}}
@@ -55,42 +54,6 @@ func (w wrapping) near(ctx context.Context, conn net.Conn, server *tls13.Server)
 	return layers, rest, nil
 }
 
-// far is the other end of such a connection.
-func (w wrapping) far(conn net.Conn, client bool) (net.Conn, error) {
-	if w.tls {
-		var tc *tls.Conn
-		if client {
-			tc = tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
-		} else {
-			tc = tls.Server(conn, testTLS())
-		}
-		if err := tc.Handshake(); err != nil {
-			return nil, err
-		}
-		conn = tc
-	}
-	if w.ws {
-		role := ws.Server
-		if client {
-			role = ws.Client
-		}
-		conn = framed{conn, wsstream.New(conn, role, nil)}
-	}
-	return conn, nil
-}
-
-// framed is a WebSocket as a net.Conn.
-type framed struct {
-	net.Conn
-	s *wsstream.Stream
-}
-
-func (f framed) Read(p []byte) (int, error)        { return f.s.Read(p) }
-func (f framed) Write(p []byte) (int, error)       { return f.s.Write(p) }
-func (f framed) CloseWrite() error                 { return f.s.CloseWrite() }
-func (f framed) NetConn() net.Conn                 { return f.Conn }
-func (f framed) SetReadDeadline(t time.Time) error { return f.Conn.SetReadDeadline(t) }
-
 // ciphers are what the sessions of a loop share.
 type ciphers struct{ tls13.Cache }
 
@@ -127,7 +90,7 @@ func (d *testDoor) Come(conn net.Conn, _ time.Time) func(context.Context) (Owner
 	}
 }
 
-// target is a broker that is reached through our layers. pause, if not nil, takes its time before it dials.
+// target is a broker that is reached through our layers. pause, if not nil, takes its time before it dials, and the socket takes little.
 func (w wrapping) target(at netip.AddrPort, prelude []byte, pause func()) *Target {
 	return &Target{Join: func(ctx context.Context) (Wrapped, error) {
 		if pause != nil {
@@ -136,6 +99,9 @@ func (w wrapping) target(at netip.AddrPort, prelude []byte, pause func()) *Targe
 		st, err := new(net.Dialer).DialContext(ctx, "tcp", at.String())
 		if err != nil {
 			return Wrapped{}, err
+		}
+		if pause != nil {
+			st.(*net.TCPConn).SetWriteBuffer(narrowBuffer)
 		}
 		layers, rest, err := w.near(ctx, st, nil)
 		if err != nil {

@@ -117,16 +117,22 @@ func (c *conn) join() {
 		defer cancel()
 		w, err := target.Join(ctx)
 		if !l.send(mail{call: func() { c.joined(gen, w, err) }}) && err == nil {
-			w.Conn.Close()
+			w.discard()
 		}
 	})
+}
+
+// discard ends a connection that nobody wants any more.
+func (w Wrapped) discard() {
+	wipe(w.Layers...)
+	w.Conn.Close()
 }
 
 // joined goes on with the connection that join made.
 func (c *conn) joined(gen int32, w Wrapped, err error) {
 	if c.closed || c.gen[Broker] != gen || c.way.hangUp == nil {
 		if err == nil {
-			w.Conn.Close()
+			w.discard()
 		}
 		return
 	}
@@ -141,6 +147,8 @@ func (c *conn) joined(gen int32, w Wrapped, err error) {
 			if err = c.watch(Broker); err != nil {
 				c.close(Broker)
 			}
+		} else {
+			wipe(w.Layers...)
 		}
 	}
 	c.way.failure = err
