@@ -28,6 +28,7 @@ type conn struct {
 	readable [2]bool // the kernel may have bytes of this side
 	ended    [2]bool // this side has sent FIN: read on, to the zero
 	shut     [2]bool // shut this side's writing down when pend is out
+	out      [2]bool // the kernel will say when this side takes bytes again
 	finish   bool    // feed Finished when pend is out, both ways
 	dialing  bool
 	queued   bool // in loop.again
@@ -66,15 +67,23 @@ func (c *conn) Stop(r Reason) {
 // sock is side's descriptor.
 func (c *conn) sock(side Side) int { return int(c.fd[side]) }
 
-// watch puts side's descriptor into the epoll set, once and for all: edge-triggered for both directions, it never needs to be modified.
-func (c *conn) watch(side Side) error {
+// watch puts side's descriptor into the epoll set, edge-triggered. out asks for the other direction too, which costs an event at once, but
+// afterwards only where a socket was full.
+func (c *conn) watch(side Side, out bool) error {
 	c.loop.gen++
 	c.gen[side] = c.loop.gen
+	return c.control(unix.EPOLL_CTL_ADD, side, out)
+}
+
+func (c *conn) control(op int, side Side, out bool) error {
 	ev := unix.EpollEvent{
-		Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET,
+		Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET,
 		Fd:     int32(c.slot<<1 | uint32(side)), Pad: c.gen[side],
 	}
-	return unix.EpollCtl(c.loop.epfd, unix.EPOLL_CTL_ADD, c.sock(side), &ev)
+	if c.out[side] = out; out {
+		ev.Events |= unix.EPOLLOUT
+	}
+	return epollCtl(c.loop.epfd, op, c.sock(side), &ev)
 }
 
 func (c *conn) event(side Side, events uint32) {
@@ -325,17 +334,16 @@ func (c *conn) connect(addr netip.AddrPort) (done bool, err error) {
 	if done = err == nil; done && toItself(fd, addr) {
 		return false, unix.ECONNREFUSED
 	}
-	return done, c.watch(Broker)
+	return done, c.watch(Broker, true)
 }
 
 // connected is told by the kernel that the connection stands, or cannot.
 func (c *conn) connected() {
 	c.dialing = false
-	code, err := unix.GetsockoptInt(c.sock(Broker), unix.SOL_SOCKET, unix.SO_ERROR)
-	switch {
-	case err != nil:
+	var err error
+	switch code := socketError(c.sock(Broker)); {
 	case code != 0:
-		err = syscall.Errno(code)
+		err = code
 	case toItself(c.sock(Broker), c.way.target.Addrs[c.way.addr]):
 		err = unix.ECONNREFUSED
 	}
@@ -376,6 +384,11 @@ func (c *conn) write(side Side, p []byte) syscall.Errno {
 			return 0
 		}
 		c.pend[side] = c.loop.spareBuffer()
+		if !c.out[side] && c.gen[side] != 0 {
+			if err := c.control(unix.EPOLL_CTL_MOD, side, true); err != nil {
+				return err.(syscall.Errno)
+			}
+		}
 	}
 	c.pend[side].b = append(c.pend[side].b, p...)
 	return 0
@@ -465,7 +478,7 @@ func (c *conn) close(side Side) {
 		wipe(w.outer, w.inner)
 		c.wrap[side] = nil
 	}
-	unix.Close(c.sock(side))
+	closeSocket(c.sock(side))
 	c.fd[side] = -1
 	c.gen[side] = 0
 	c.readable[side], c.ended[side], c.shut[side] = false, false, false

@@ -84,6 +84,7 @@ type acceptor struct {
 	accept Accept
 	door   Door // instead of accept
 	paused bool
+	batch  int // connections to accept at once: it doubles while there are more
 }
 
 // NewLoop makes a loop; Run runs it and frees what it holds. shared is for its layers; it may be nil.
@@ -139,7 +140,7 @@ func (l *Loop) listen(ln *net.TCPListener, a *acceptor) (stop func(), err error)
 		unix.Close(fd)
 		return nil, fmt.Errorf("relay: listen: %w", err)
 	}
-	a.fd = fd
+	a.fd, a.batch = fd, 1
 	if at := ln.Addr().(*net.TCPAddr).AddrPort(); !at.Addr().IsUnspecified() {
 		a.local = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
 	}
@@ -147,7 +148,7 @@ func (l *Loop) listen(ln *net.TCPListener, a *acceptor) (stop func(), err error)
 	added := make(chan error, 1)
 	if !l.send(mail{call: func() {
 		ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLEXCLUSIVE, Fd: key}
-		err := unix.EpollCtl(l.epfd, unix.EPOLL_CTL_ADD, fd, &ev)
+		err := epollCtl(l.epfd, unix.EPOLL_CTL_ADD, fd, &ev)
 		if err == nil {
 			l.acceptors[key] = a
 		}
@@ -175,7 +176,7 @@ func (l *Loop) unlisten(key int32) {
 	if a := l.acceptors[key]; a != nil {
 		delete(l.acceptors, key)
 		// Closing alone would not end the watch: it is on the open file, which the listener's own descriptor shares.
-		if err := unix.EpollCtl(l.epfd, unix.EPOLL_CTL_DEL, a.fd, nil); err != nil && !a.paused {
+		if err := epollCtl(l.epfd, unix.EPOLL_CTL_DEL, a.fd, nil); err != nil && !a.paused {
 			panic("relay: epoll set lost a listener: " + err.Error())
 		}
 		unix.Close(a.fd)
@@ -340,7 +341,7 @@ func (l *Loop) acceptFrom(key int32) {
 	if a == nil || a.paused {
 		return
 	}
-	for range loopAccepts {
+	for n := 1; ; n++ {
 		if a.door != nil {
 			if wait, ok := a.door.Room(); !ok {
 				l.pause(a, key, wait)
@@ -351,8 +352,13 @@ func (l *Loop) acceptFrom(key int32) {
 		switch err {
 		case 0:
 			l.adopt(a, fd, peer)
+			if n >= a.batch { // the listener is level-triggered: who is left is told of again
+				a.batch = min(2*a.batch, loopAccepts)
+				return
+			}
 		case unix.ECONNABORTED, unix.EINTR:
 		case unix.EAGAIN:
+			a.batch = 1
 			return
 		default: // out of descriptors or memory, most of the time
 			if a.limits.AcceptFailed != nil {
@@ -368,14 +374,14 @@ func (l *Loop) acceptFrom(key int32) {
 func (l *Loop) pause(a *acceptor, key int32, wait time.Duration) {
 	if !a.paused {
 		a.paused = true
-		unix.EpollCtl(l.epfd, unix.EPOLL_CTL_DEL, a.fd, nil)
+		epollCtl(l.epfd, unix.EPOLL_CTL_DEL, a.fd, nil)
 	}
 	l.wheel.add(l.now, l.now+int64(wait), wheelEntry{call: func() {
 		if l.acceptors[key] != a {
 			return
 		}
 		ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLEXCLUSIVE, Fd: key}
-		if err := unix.EpollCtl(l.epfd, unix.EPOLL_CTL_ADD, a.fd, &ev); err != nil {
+		if err := epollCtl(l.epfd, unix.EPOLL_CTL_ADD, a.fd, &ev); err != nil {
 			l.pause(a, key, acceptPause)
 			return
 		}
@@ -397,7 +403,7 @@ func (l *Loop) adopt(a *acceptor, fd int, peer netip.AddrPort) {
 	}
 	owner, preamble := a.accept(peer, local)
 	if owner == nil {
-		unix.Close(fd)
+		closeSocket(fd)
 		return
 	}
 	c.owner = owner
@@ -414,7 +420,17 @@ func (l *Loop) place(c *conn) {
 		c.slot = uint32(len(l.conns))
 		l.conns = append(l.conns, c)
 	}
-	if err := c.watch(Client); err != nil {
+	// The first bytes are there as a rule. What comes after they have been read is an event.
+	if c.greet != nil {
+		c.greet.event(unix.EPOLLIN)
+	} else {
+		c.readable[Client] = true
+		c.read()
+	}
+	if c.closed {
+		return
+	}
+	if err := c.watch(Client, c.greet != nil || c.pend[Client] != nil); err != nil {
 		if c.greet != nil {
 			c.greet.end(err)
 			return

@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The system calls of a loop on its sockets. They are raw: a non-blocking socket never makes the scheduler wait, so it need not be told.
+// The system calls of a loop on its sockets. They are raw: none of them waits for anything, so
+// the scheduler need not be told; where it is, it may take the processor away from the loop meanwhile, and has to give it back.
 
 func recv(fd int, p []byte) (int, syscall.Errno) {
 	n, _, errno := syscall.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), unix.MSG_DONTWAIT, 0, 0)
@@ -31,6 +32,36 @@ func sendTo(fd int, p []byte) (int, syscall.Errno) {
 			return 0, errno
 		}
 	}
+}
+
+// closeSocket closes a descriptor of the loop's.
+func closeSocket(fd int) { syscall.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
+
+// shutWrite ends a socket's writing direction.
+func shutWrite(fd int) { syscall.RawSyscall(unix.SYS_SHUTDOWN, uintptr(fd), unix.SHUT_WR, 0) }
+
+// epollCtl is epoll_ctl(2).
+func epollCtl(epfd, op, fd int, ev *unix.EpollEvent) error {
+	if _, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epfd), uintptr(op), uintptr(fd), uintptr(unsafe.Pointer(ev)), 0, 0); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// setOption sets a socket option that is a number.
+func setOption(fd, level, name, value int) {
+	v := int32(value)
+	syscall.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), uintptr(level), uintptr(name), uintptr(unsafe.Pointer(&v)), unsafe.Sizeof(v), 0)
+}
+
+// socketError is a socket's pending error, which it takes.
+func socketError(fd int) syscall.Errno {
+	var code int32
+	n := uint32(unsafe.Sizeof(code))
+	if _, _, errno := syscall.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_ERROR, uintptr(unsafe.Pointer(&code)), uintptr(unsafe.Pointer(&n)), 0); errno != 0 {
+		return errno
+	}
+	return syscall.Errno(code)
 }
 
 // accept4 takes a connection from a listening socket, with the address of the other end.
@@ -111,12 +142,13 @@ func dialSocket(addr netip.AddrPort) (fd int, err error) {
 	if !ip.Is4() {
 		family = unix.AF_INET6
 	}
-	if fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0); err != nil {
-		return -1, err
+	sock, _, errno := syscall.RawSyscall(unix.SYS_SOCKET, uintptr(family), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if errno != 0 {
+		return -1, errno
 	}
+	fd = int(sock)
 	keepAlive(fd)
 	port := [2]byte{byte(addr.Port() >> 8), byte(addr.Port())} // network order
-	var errno syscall.Errno
 	if ip.Is4() {
 		sa := unix.RawSockaddrInet4{Family: unix.AF_INET, Port: *(*uint16)(unsafe.Pointer(&port)), Addr: ip.As4()}
 		_, _, errno = syscall.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&sa)), unsafe.Sizeof(sa))
@@ -140,7 +172,7 @@ func keepAlive(fd int) {
 		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepCount},
 		{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds())},
 	} {
-		unix.SetsockoptInt(fd, o.level, o.name, o.value) // a kernel that lacks one of them still relays
+		setOption(fd, o.level, o.name, o.value) // a kernel that lacks one of them still relays
 	}
 }
 

@@ -98,7 +98,7 @@ func (c *conn) shutdown(side Side) {
 	}
 	w := c.wrap[side]
 	if w == nil {
-		unix.Shutdown(c.sock(side), unix.SHUT_WR)
+		shutWrite(c.sock(side))
 		return
 	}
 	if last := w.end(&c.loop.scratch, false); !c.s.Dead[side] {
@@ -144,7 +144,7 @@ func (c *conn) joined(gen int32, w Wrapped, err error) {
 			c.fd[Broker] = int32(fd)
 			c.wrap[Broker] = newWrap(w.Layers, c.loop.shared)
 			c.readable[Broker], c.ended[Broker] = true, false
-			if err = c.watch(Broker); err != nil {
+			if err = c.watch(Broker, true); err != nil {
 				c.close(Broker)
 			}
 		} else {
