@@ -334,7 +334,7 @@ func (c *conn) connect(addr netip.AddrPort) (done bool, err error) {
 	if done = err == nil; done && toItself(fd, addr) {
 		return false, unix.ECONNREFUSED
 	}
-	return done, c.watch(Broker, true)
+	return done, c.watch(Broker, !done)
 }
 
 // connected is told by the kernel that the connection stands, or cannot.

@@ -135,7 +135,8 @@ func toItself(fd int, peer netip.AddrPort) bool {
 	return local.Port() == peer.Port() && local.Addr() == peer.Addr().Unmap().WithZone("")
 }
 
-// dialSocket makes a socket and begins to connect it; EINPROGRESS is no failure. fd is -1 where there is no socket.
+// dialSocket makes a socket and begins to connect it; EINPROGRESS is no failure. fd is -1 where there is no socket. On one host the connection
+// stands as a rule when the first call returns all the same: asked again, the kernel says so, and nobody needs to wait for an event.
 func dialSocket(addr netip.AddrPort) (fd int, err error) {
 	family := unix.AF_INET
 	ip := addr.Addr().Unmap()
@@ -149,17 +150,25 @@ func dialSocket(addr netip.AddrPort) (fd int, err error) {
 	fd = int(sock)
 	keepAlive(fd)
 	port := [2]byte{byte(addr.Port() >> 8), byte(addr.Port())} // network order
-	if ip.Is4() {
-		sa := unix.RawSockaddrInet4{Family: unix.AF_INET, Port: *(*uint16)(unsafe.Pointer(&port)), Addr: ip.As4()}
-		_, _, errno = syscall.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&sa)), unsafe.Sizeof(sa))
-	} else {
-		sa := unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: *(*uint16)(unsafe.Pointer(&port)), Addr: ip.As16(), Scope_id: zoneID(ip.Zone())}
-		_, _, errno = syscall.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&sa)), unsafe.Sizeof(sa))
+	for range 2 {
+		if ip.Is4() {
+			sa := unix.RawSockaddrInet4{Family: unix.AF_INET, Port: *(*uint16)(unsafe.Pointer(&port)), Addr: ip.As4()}
+			_, _, errno = syscall.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&sa)), unsafe.Sizeof(sa))
+		} else {
+			sa := unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: *(*uint16)(unsafe.Pointer(&port)), Addr: ip.As16(), Scope_id: zoneID(ip.Zone())}
+			_, _, errno = syscall.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&sa)), unsafe.Sizeof(sa))
+		}
+		if errno != unix.EINPROGRESS {
+			break
+		}
 	}
-	if errno != 0 {
-		return fd, errno
+	switch errno {
+	case 0, unix.EISCONN:
+		return fd, nil
+	case unix.EALREADY:
+		return fd, unix.EINPROGRESS
 	}
-	return fd, nil
+	return fd, errno
 }
 
 // keepAlive sets on a broker's socket what notices that the broker is gone.
