@@ -403,6 +403,7 @@ func (ln *listener) serve(ctx context.Context) error {
 				leave()
 			}
 		}
+		ln.open.LetGo()
 		<-ctx.Done()
 		return nil
 	}

@@ -70,8 +70,9 @@ type Listener struct {
 	closing chan struct{} // closed by Close: accept no more
 	done    chan struct{} // closed when the socket is gone
 
-	mu      sync.Mutex
-	serving bool // Serve has the TCP socket, and will close it
+	mu       sync.Mutex
+	serving  bool // Serve has the TCP socket, and will close it
+	released bool // LetGo has closed it
 }
 
 // Open binds cfg's address and loads its certificates. The error is one line that says what to do. No goroutine is started: clients
@@ -133,6 +134,17 @@ func (l *Listener) Addr() net.Addr {
 // RawTCP is the listening socket, for a driver that accepts by itself; nil for QUIC. It stays the Listener's: use either it or
 // Serve, and Close the Listener. On Linux the connections inherit TCP_NODELAY and keep-alive from it.
 func (l *Listener) RawTCP() *net.TCPListener { return l.tcp }
+
+// LetGo closes our own descriptor of the listening socket, once those who accept from RawTCP have theirs: as long as we have it, the
+// runtime's poller is woken for every client beside them. Close must still be called.
+func (l *Listener) LetGo() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !closed(l.closing) && !l.released {
+		l.released = true
+		_ = l.tcp.Close()
+	}
+}
 
 // Trusted reports whether a connection from peer must start with a PROXY header; from all others it must not.
 func (l *Listener) Trusted(peer netip.Addr) bool { return l.cfg.trusted(peer) }
@@ -206,6 +218,9 @@ func (l *Listener) Close() error {
 		return nil
 	case l.serving:
 		return l.tcp.SetDeadline(time.Now().Add(acceptDrain))
+	case l.released:
+		close(l.done)
+		return nil
 	default:
 		defer close(l.done)
 		return l.tcp.Close()

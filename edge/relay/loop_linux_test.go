@@ -217,13 +217,18 @@ func TestOutOfDescriptors(t *testing.T) {
 		unix.Close(fd)
 		return uint64(fd)
 	}()
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: highest + 20, Max: highest + 20}); err != nil {
-		t.Fatal(err)
+	limit := func(n uint64) {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: n, Max: highest + 100}); err != nil {
+			t.Fatal(err)
+		}
 	}
-	for len(clients) < 100 {
+	limit(highest + 20)
+	for n := highest + 20; len(failed) == 0 && len(clients) < 100; {
 		c, err := net.Dial("tcp", ln.Addr().String())
-		if err != nil {
-			break
+		if err != nil { // the last descriptor went to an accept: one for the next client, and none for its accept
+			n++
+			limit(n)
+			continue
 		}
 		clients = append(clients, c.(*net.TCPConn))
 	}

@@ -110,7 +110,7 @@ func (s *Session) Ended(side Side, now int64, out []Action) []Action {
 		if s.EOF[side.Other()] {
 			s.Phase = Closing
 			s.Deadline = now + int64(halfCloseTimeout)
-			return append(out, Action{Op: OpShutdown, Side: side.Other()}, Action{Op: OpFinish})
+			return append(out, Action{Op: OpFinish}) // the close ends both directions
 		}
 		s.blame(side)
 		s.Deadline = now + int64(halfCloseTimeout)
