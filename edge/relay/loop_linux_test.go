@@ -217,8 +217,8 @@ func TestOutOfDescriptors(t *testing.T) {
 		unix.Close(fd)
 		return uint64(fd)
 	}()
-	limit := func(n uint64) {
-		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: n, Max: highest + 100}); err != nil {
+	limit := func(n uint64) { // the hard limit stays far above
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: min(n, highest+100), Max: highest + 100}); err != nil {
 			t.Fatal(err)
 		}
 	}
