@@ -283,6 +283,9 @@ func (s *Server) Draining() bool { return s.draining.Load() }
 // Live is the number of sessions, from accept to close.
 func (s *Server) Live() int { return int(s.live.Load()) }
 
+// Turns is the number of clients that brokers have accepted so far.
+func (s *Server) Turns() uint64 { return s.turns.Load() }
+
 // Full reports whether MaxConnections is reached: who comes is turned away.
 func (s *Server) Full() bool { return s.conf.MaxConnections > 0 && s.Live() >= s.conf.MaxConnections }
 

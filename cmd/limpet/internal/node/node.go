@@ -159,6 +159,7 @@ func (n *Node) run(ctx context.Context, ready func(Addresses)) error {
 	base.start(fail, n.cache.Run)
 	middle.start(fail, n.committer.Run)
 	middle.start(fail, n.agent.Run)
+	middle.start(fail, n.tidy)
 	admins := group{}
 	admins.start(fail, func(ctx context.Context) error {
 		return n.admin.Run(ctx, admin.Handler(admin.Config{Ready: n.readiness, Metrics: n.metrics, Clients: n.clients}))
