@@ -24,7 +24,7 @@ test: ## Run all tests with the race detector (CI=true: a missing program fails 
 	go test -race -timeout $(TEST_TIMEOUT) $(PKG)
 
 .PHONY: deps
-deps: ## Install what the tests need (Debian): a C compiler, mosquitto, RabbitMQ, Node.js, MQTT.js
+deps: ## Install what the tests need (Debian): a C compiler, mosquitto, RabbitMQ, Node.js, MQTT.js, OpenSSL, GnuTLS
 	@.ci/deps
 
 .PHONY: lint
