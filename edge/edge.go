@@ -20,6 +20,7 @@ import (
 	"errors"
 	"maps"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -117,8 +118,9 @@ func New(conf Config) (*Server, error) {
 	s.state.Store(conf.Cache.State())
 	s.view.Store(router.NewView(conf.Cache.State()))
 	if relay.Supported {
+		gate := relay.NewGate(runtime.NumCPU() - max(conf.Loops, 1))
 		for range max(conf.Loops, 1) {
-			l, err := relay.NewLoop(new(ciphers))
+			l, err := relay.NewLoop(relay.LoopConfig{Shared: new(ciphers), Gate: gate})
 			if err != nil {
 				return nil, err
 			}

@@ -82,7 +82,9 @@ func (g *greeting) begin() {
 	ctx, cancel := context.WithCancel(l.life)
 	l.work.Go(func() {
 		defer cancel()
+		l.gate.enter()
 		owner, layers, rest := g.welcome(ctx)
+		l.gate.leave()
 		g.cut(net.ErrClosed) // the descriptor is the session's now, and later somebody else's
 		rest = append(rest, g.head...)
 		if !l.send(mail{call: func() { c.greeted(owner, layers, rest) }}) && owner != nil {
@@ -135,8 +137,11 @@ func (g *greeting) wake() {
 	}
 }
 
-// wait waits for an event of the socket, or the deadline.
+// wait waits for an event of the socket, or the deadline, outside of the gate.
 func (g *greeting) wait(deadline time.Time) error {
+	gate := g.c.loop.gate
+	gate.leave()
+	defer gate.enter()
 	if deadline.IsZero() {
 		<-g.events
 		return nil

@@ -337,7 +337,7 @@ func TestTheEndOfALoopUnderWay(t *testing.T) {
 			}}
 			ln := mustListen(t)
 			defer ln.Close()
-			loop, err := NewLoop(new(ciphers))
+			loop, err := NewLoop(LoopConfig{Shared: new(ciphers)})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -424,7 +424,7 @@ func endOfALoop(w wrapping, target Target, after time.Duration) error {
 		return err
 	}
 	defer ln.Close()
-	loop, err := NewLoop(new(ciphers))
+	loop, err := NewLoop(LoopConfig{Shared: new(ciphers)})
 	if err != nil {
 		return err
 	}

@@ -30,6 +30,12 @@ type Shared interface {
 	Tick() (held int)
 }
 
+// LoopConfig is what a loop may need. The zero value is a loop for plain sessions.
+type LoopConfig struct {
+	Shared Shared // for its layers; nil: none
+	Gate   *Gate  // several loops may have one; nil: handshakes are not bounded
+}
+
 // Wrapped is a connection after its handshakes, for a loop to take.
 type Wrapped struct {
 	Conn   *net.TCPConn // closed by whom it is given to, who goes on with its socket

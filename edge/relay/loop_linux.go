@@ -55,6 +55,7 @@ type Loop struct {
 	scratch   scratch
 	pieces    [][]byte // emptied rests of records
 	shared    Shared   // nil: none
+	gate      *Gate    // for handshakes; nil: none
 	ticking   bool     // shared is told the time
 	busy      bool
 	now       int64
@@ -87,8 +88,8 @@ type acceptor struct {
 	batch  int // connections to accept at once: it doubles while there are more
 }
 
-// NewLoop makes a loop; Run runs it and frees what it holds. shared is for its layers; it may be nil.
-func NewLoop(shared Shared) (*Loop, error) {
+// NewLoop makes a loop; Run runs it and frees what it holds.
+func NewLoop(conf LoopConfig) (*Loop, error) {
 	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("relay: epoll_create: %w", err)
@@ -99,7 +100,7 @@ func NewLoop(shared Shared) (*Loop, error) {
 		return nil, fmt.Errorf("relay: eventfd: %w", err)
 	}
 	l := &Loop{
-		epfd: epfd, wake: wake, epoch: time.Now(), shared: shared, buf: make([]byte, loopBuffer),
+		epfd: epfd, wake: wake, epoch: time.Now(), shared: conf.Shared, gate: conf.Gate, buf: make([]byte, loopBuffer),
 		acceptors: map[int32]*acceptor{},
 	}
 	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: wakeSlot}

@@ -363,7 +363,7 @@ func TestSessionsEndWithTheirLoop(t *testing.T) {
 	o := newWatchedOwner(Target{Addrs: []netip.AddrPort{at}})
 	sums := make(chan Summary, 1)
 	o.closed = func(s Summary) { sums <- s }
-	loop, err := NewLoop(nil)
+	loop, err := NewLoop(LoopConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,7 +18,7 @@ type Loop struct{}
 var errNoEpoll = errors.New("relay: no epoll on this system")
 
 // NewLoop fails.
-func NewLoop(Shared) (*Loop, error) { return nil, errNoEpoll }
+func NewLoop(LoopConfig) (*Loop, error) { return nil, errNoEpoll }
 
 // Listen fails.
 func (*Loop) Listen(*net.TCPListener, *Limits, Accept) (stop func(), err error) {

@@ -219,7 +219,7 @@ func loopRig(t *testing.T, own *scriptOwner, l *Limits, preamble bool) *rig {
 // startLoop runs a loop until the test ends.
 func startLoop(t testing.TB, shared Shared, listen func(*Loop) (func(), error)) *Loop {
 	t.Helper()
-	loop, err := NewLoop(shared)
+	loop, err := NewLoop(LoopConfig{Shared: shared})
 	if err != nil {
 		t.Fatal(err)
 	}
