@@ -10,7 +10,7 @@ import (
 // The numbers of tidying.
 const (
 	tidyLook  = time.Second
-	tidyQuiet = 2                // looks in a row without a new client
+	tidyQuiet = 1                // looks in a row without a new client
 	tidyLeast = 2 << 20          // bytes that are worth it
 	tidyMost  = 256 << 20        // a larger heap is left to the runtime's own pace: to give much back at once would be felt
 	tidyEvery = 30 * time.Second // at the most
