@@ -48,7 +48,7 @@ func deadEnd(t *testing.T, broker, suffix string) (address string) {
 					return
 				}
 				upstream.Write(connect[:n])
-				dies := bytes.Contains(connect[:n], []byte(suffix)) && died.CompareAndSwap(false, true)
+				dies := bytes.HasSuffix(connect[:n], []byte(suffix)) && died.CompareAndSwap(false, true)
 				all.Go(func() {
 					io.Copy(upstream, client)
 					upstream.Close()
