@@ -251,6 +251,9 @@ func (r *run) live(outer context.Context, o *Options) (*result.Result, error) {
 	if r.verify != nil {
 		res.Notes = append(res.Notes, r.verify.notes()...)
 	}
+	if r.verify != nil && hopeless != nil {
+		res.Notes = append(res.Notes, "given up: what was under way then counts as lost")
+	}
 	if r.cutShort {
 		res.Notes = append(res.Notes, fmt.Sprintf("ended early: what had not come %v later counts as lost, though it may have been under way", interruptedVerify))
 	}
