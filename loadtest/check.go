@@ -1,12 +1,15 @@
 package loadtest
 
 import (
+	"errors"
 	"fmt"
 	"math"
+	"net"
 	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 	"unicode/utf8"
 
@@ -84,12 +87,24 @@ func (p *Plan) checkWire() error {
 	for i, s := range p.Sources {
 		if a, err := netip.ParseAddr(s); err != nil || a.IsUnspecified() || a.IsMulticast() {
 			return planError(fmt.Sprintf("sources[%d]", i), "expected an IP address of this machine, found %q", s)
+		} else if !ours(a) {
+			return planError(fmt.Sprintf("sources[%d]", i), "expected an IP address of this machine, found %s", s)
 		}
 	}
 	if (p.TLS.Cert == "") != (p.TLS.Key == "") {
 		return planError("tls", "expected cert and key together")
 	}
 	return nil
+}
+
+// ours reports whether a socket can have the address here.
+func ours(a netip.Addr) bool {
+	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
+	if err != nil {
+		return !errors.Is(err, syscall.EADDRNOTAVAIL) // else it cannot be said
+	}
+	_ = c.Close()
+	return true
 }
 
 func checkEndpoints(field string, all []string) error {
@@ -204,6 +219,9 @@ func checkSize(n int) error {
 }
 
 func (s *Session) check() error {
+	if err := checkText("user", s.User); err != nil {
+		return err
+	}
 	if err := checkVersion("version", s.Version); err != nil {
 		return err
 	}
@@ -227,6 +245,9 @@ func (f *Fleet) check() error {
 		return planError("first", "expected no negative number, found %d", f.First)
 	}
 	if err := f.Session.check(); err != nil {
+		return err
+	}
+	if err := checkText("id", f.ID); err != nil {
 		return err
 	}
 	if err := notNegative("start", f.Start); err != nil {

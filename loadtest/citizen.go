@@ -10,7 +10,6 @@ import (
 	"github.com/limpet-mesh/limpet/loadtest/mqtt"
 	"github.com/limpet-mesh/limpet/loadtest/pace"
 	"github.com/limpet-mesh/limpet/loadtest/result"
-	"github.com/limpet-mesh/limpet/loadtest/wire"
 )
 
 // citizen is a persistent client that lives many lives.
@@ -24,7 +23,7 @@ type citizen struct {
 	number int
 	id     string
 	speech speech
-	where  func(*rand.Rand) *wire.Endpoint
+	way    *way
 	rand   *rand.Rand
 	home   *ledger.Home
 	stream *stream
@@ -37,6 +36,8 @@ type citizen struct {
 	session    bool  // the broker should know us
 	listens    bool  // and our subscription
 	done       bool  // nothing more is planned
+	out        int64 // since when it tries to connect; 0: it is connected, or rests
+	stranded   bool  // it tried for too long to be waited for
 	due        int64 // when the agenda is to call
 	intended   int64
 	sent       int64
@@ -73,11 +74,11 @@ const (
 	tokenBack     = 3
 )
 
-func newCitizen(g *group, number int, where func(*rand.Rand) *wire.Endpoint, s *stream) *citizen {
+func newCitizen(g *group, number int, w *way, s *stream) *citizen {
 	v := g.v
 	session := Session{Version: v.spec.Versions[number/len(v.spec.QoS)%len(v.spec.Versions)], Keep: 30 * time.Second}
 	c := &citizen{
-		group: g, number: number, id: fmt.Sprintf("limpet-citizen-%08x-%d", v.run.id, number), speech: session.speech(), where: where,
+		group: g, number: number, id: fmt.Sprintf("limpet-citizen-%08x-%d", v.run.id, number), speech: session.speech(), way: w,
 		rand: v.run.rand(uint64(number)), stream: s, planned: true,
 	}
 	c.home = g.homes.Client(c.id)
@@ -113,12 +114,14 @@ func (c *citizen) connect(intended int64) {
 	c.Lock()
 	c.intended, c.sent = intended, pace.Now()
 	now := c.sent
-	endpoint := c.where(c.rand)
+	if c.out == 0 {
+		c.out = now
+	}
 	con := c.speech.connect(c.number, c.id)
 	c.Unlock()
-	r.started(now)
-	if err := r.engine.Open(&c.Client, endpoint, &con); err != nil {
-		r.notOpened(now, err)
+	c.way.started(now)
+	if err := r.engine.Open(&c.Client, c.way.next(), &con); err != nil {
+		c.way.notOpened(now, err)
 	}
 }
 
@@ -127,8 +130,8 @@ func (c *citizen) OnConnack(_ *client.Client, at int64, a *mqtt.Connack) {
 	r := c.group.v.run
 	c.Lock()
 	defer c.Unlock()
-	r.accepted(&c.Client, c.intended, c.sent, at, a)
-	c.up = at
+	c.way.accepted(&c.Client, c.intended, c.sent, at, a)
+	c.up, c.out, c.stranded = at, 0, false
 	m := &ledger.Meeting{At: at, Presence: ledger.Unasked, Doubt: c.unanswered}
 	present := a.SessionPresent
 	if c.unanswered {
@@ -306,7 +309,6 @@ func (c *citizen) OnAcked(_ *client.Client, at int64, token uint64, code byte) {
 // OnClosed implements client.Handler.
 func (c *citizen) OnClosed(_ *client.Client, at int64, cause client.Cause) {
 	v := c.group.v
-	r := v.run
 	c.Lock()
 	defer c.Unlock()
 	up := c.up
@@ -315,7 +317,7 @@ func (c *citizen) OnClosed(_ *client.Client, at int64, cause client.Cause) {
 	if up != 0 && c.flow != nil {
 		c.flow.Offline(at)
 	}
-	r.ended(at, &cause, up != 0)
+	c.way.ended(at, &cause, up != 0)
 	if up == 0 && cause.Stage == client.StageConnack {
 		c.unanswered = true
 	}
@@ -337,10 +339,12 @@ func (c *citizen) OnClosed(_ *client.Client, at int64, cause client.Cause) {
 		c.attempt++
 	}
 	c.state = away
-	if wait := v.retry.Delay(c.attempt, c.rand); wait != pace.Never {
+	wait := v.retry.Delay(c.attempt, c.rand)
+	if c.stranded = wait == pace.Never || c.out != 0 && at-c.out > int64(strandedAfter); c.stranded {
+		c.finish() // the run is not held up by it
+	}
+	if wait != pace.Never {
 		c.later(at + int64(wait))
-	} else {
-		c.finish()
 	}
 }
 

@@ -48,7 +48,7 @@ func deadEnd(t *testing.T, broker, suffix string) (address string) {
 					return
 				}
 				upstream.Write(connect[:n])
-				dies := bytes.Contains(connect[:n], []byte(suffix)) && died.CompareAndSwap(false, true)
+				dies := bytes.HasSuffix(connect[:n], []byte(suffix)) && died.CompareAndSwap(false, true)
 				all.Go(func() {
 					io.Copy(upstream, client)
 					upstream.Close()
@@ -78,7 +78,7 @@ func deadEnd(t *testing.T, broker, suffix string) (address string) {
 func TestADeadConnectionLosesNothing(t *testing.T) {
 	t.Parallel()
 	p := &Plan{Verb: "verify", Endpoints: []string{"tcp://" + deadEnd(t, startBroker(t), "-3")}, Verify: &Verify{
-		Clients: 6, Lives: 1, Up: time.Second, Down: 50 * time.Millisecond, QoS: []int{1}, Rate: schedule("60/s"), Feeders: 1, Drop: []string{"clean"},
+		Clients: 6, Lives: 1, Up: 2 * time.Second, Down: 50 * time.Millisecond, QoS: []int{1}, Rate: schedule("60/s"), Feeders: 1, Drop: []string{"clean"},
 	}}
 	res, err := runPlan(t, p, Options{})
 	if err != nil {

@@ -78,9 +78,10 @@ func (d *device) connect(intended int64) {
 	con := d.fleet.speech.connect(number, d.fleet.id(int(d.local)))
 	now := d.sent
 	d.mu.Unlock()
-	r.started(now)
-	if err := r.engine.Open(&d.Client, r.choose.Next(), &con); err != nil {
-		r.notOpened(now, err)
+	w := r.ways[0]
+	w.started(now)
+	if err := r.engine.Open(&d.Client, w.next(), &con); err != nil {
+		w.notOpened(now, err)
 		d.mu.Lock()
 		d.busy = false
 		d.mu.Unlock()
@@ -100,7 +101,7 @@ func (d *device) OnConnack(_ *client.Client, at int64, a *mqtt.Connack) {
 	r := d.fleet.run
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	r.accepted(&d.Client, d.intended, d.sent, at, a)
+	r.ways[0].accepted(&d.Client, d.intended, d.sent, at, a)
 	d.again = 0 // it is there
 	d.up, d.session = at, d.fleet.speech.lasts()
 	if a.SessionPresent && d.listens || len(d.fleet.spec.Subscribe) == 0 {
@@ -311,7 +312,7 @@ func (d *device) closed(at int64, cause *client.Cause) (again int64) {
 	if cause.Stage == client.StageConnack {
 		d.listens = false // it may have made a session, without subscriptions, that the next connect finds
 	}
-	r.ended(at, cause, up != 0)
+	r.ways[0].ended(at, cause, up != 0)
 	if cause.Own() || d.again != 0 {
 		return d.again
 	}

@@ -28,6 +28,7 @@ func TestSessionMadeByAConnectWithoutAnswer(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			r := &run{seed: 1, id: 1, work: newTasks(), rec: result.NewRecorder(result.Config{}), ctx: t.Context()}
 			r.agenda = newAgenda(r.rec.Fired)
+			r.way(nil, nil)
 			v, err := newVerification(context.Background(), r, &Verify{Clients: 2, Identity: []string{"session-present", "topic"}})
 			if err != nil {
 				t.Fatal(err)

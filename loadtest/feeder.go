@@ -9,7 +9,6 @@ import (
 	"github.com/limpet-mesh/limpet/loadtest/mqtt"
 	"github.com/limpet-mesh/limpet/loadtest/pace"
 	"github.com/limpet-mesh/limpet/loadtest/result"
-	"github.com/limpet-mesh/limpet/loadtest/wire"
 )
 
 // feeder publishes numbered streams. It stays connected, and comes back when it is cut off; what waited then is published afterwards.
@@ -19,13 +18,14 @@ type feeder struct {
 	number  int
 	name    string
 	id      string
-	where   func(*rand.Rand) *wire.Endpoint
+	way     *way
 	rand    *rand.Rand
 	streams []*stream
 
 	lock
 	session  bool // the broker should know us
 	up       int64
+	out      int64 // since when it tries to connect; 0: it is connected
 	intended int64
 	sent     int64
 	attempt  int
@@ -48,10 +48,10 @@ type delivery struct {
 	sent     int64
 }
 
-func newFeeder(g *group, number int, name string, where func(*rand.Rand) *wire.Endpoint) *feeder {
+func newFeeder(g *group, number int, name string, w *way) *feeder {
 	r := g.v.run
 	f := &feeder{
-		group: g, number: number, name: name, where: where,
+		group: g, number: number, name: name, way: w,
 		id:   fmt.Sprintf("limpet-feeder-%08x-%s-%d-%d", r.id, g.name, r.share.Index, number),
 		rand: r.rand(1<<60 | uint64(r.share.number(number))<<1 | uint64(len(g.name))),
 	}
@@ -65,22 +65,23 @@ func (f *feeder) act(at int64) {
 	f.Lock()
 	f.intended, f.sent = at, pace.Now()
 	now := f.sent
-	endpoint := f.where(f.rand)
+	if f.out == 0 {
+		f.out = now
+	}
 	f.Unlock()
 	con := mqtt.Connect{Version: mqtt.V311, ID: f.id, KeepAlive: 30}
-	r.started(now)
-	if err := r.engine.Open(&f.Client, endpoint, &con); err != nil {
-		r.notOpened(now, err)
+	f.way.started(now)
+	if err := r.engine.Open(&f.Client, f.way.next(), &con); err != nil {
+		f.way.notOpened(now, err)
 	}
 }
 
 // OnConnack implements client.Handler.
 func (f *feeder) OnConnack(_ *client.Client, at int64, a *mqtt.Connack) {
-	r := f.group.v.run
 	f.Lock()
 	defer f.Unlock()
-	r.accepted(&f.Client, f.intended, f.sent, at, a)
-	f.up = at
+	f.way.accepted(&f.Client, f.intended, f.sent, at, a)
+	f.up, f.out = at, 0
 	for _, s := range f.streams {
 		if f.session && !a.SessionPresent {
 			s.SessionLost()
@@ -186,7 +187,6 @@ func (f *feeder) OnPublish(*client.Client, int64, *mqtt.Publish) {}
 
 // OnClosed implements client.Handler.
 func (f *feeder) OnClosed(_ *client.Client, at int64, cause client.Cause) {
-	r := f.group.v.run
 	f.Lock()
 	defer f.Unlock()
 	up := f.up
@@ -196,7 +196,7 @@ func (f *feeder) OnClosed(_ *client.Client, at int64, cause client.Cause) {
 			s.Offline(at)
 		}
 	}
-	r.ended(at, &cause, up != 0)
+	f.way.ended(at, &cause, up != 0)
 	if cause.Own() {
 		return
 	}
@@ -206,14 +206,14 @@ func (f *feeder) OnClosed(_ *client.Client, at int64, cause client.Cause) {
 		f.attempt++
 	}
 	if wait := f.group.v.retry.Delay(f.attempt, f.rand); wait != pace.Never {
-		r.agenda.at(at+int64(wait), f)
+		f.group.v.run.agenda.at(at+int64(wait), f)
 	}
 }
 
-// idle reports whether everything is published and acknowledged.
+// idle reports whether everything is published and acknowledged, or cannot be for too long to be waited for.
 func (f *feeder) idle() bool {
 	f.Lock()
 	defer f.Unlock()
 	f.flush()
-	return f.flying == 0 && len(f.backlog) == 0
+	return f.flying == 0 && len(f.backlog) == 0 || f.out != 0 && pace.Now()-f.out > int64(strandedAfter)
 }

@@ -40,17 +40,21 @@ func (p *Plan) descriptors(s Share) uint64 {
 func (p *Plan) checkDescriptors(s Share) error {
 	need := p.descriptors(s)
 	if have := raiseDescriptors(need); have < need {
-		return fmt.Errorf("%w: %d are needed, and the limit is %d: raise it (ulimit -n %d), or use more worker processes (%d would do)",
-			ErrDescriptors, need, have, need, enoughShares(p, have))
+		err := fmt.Errorf("%w: %d are needed, and the limit is %d: raise it (ulimit -n %d)", ErrDescriptors, need, have, need)
+		if n := enoughShares(p, have); n > 0 {
+			err = fmt.Errorf("%w, or use more worker processes (%d would do)", err, n)
+		}
+		return err
 	}
 	return nil
 }
 
-// enoughShares is into how many processes a plan must be parted to fit each into a limit.
+// enoughShares is into how many processes a plan must be parted to fit each into a limit; 0 = however many, it does not.
 func enoughShares(p *Plan, limit uint64) int {
-	of := 2
-	for of < 1000 && p.descriptors(Share{Of: of}) > limit {
-		of++
+	for of := 2; of <= 1000; of++ {
+		if p.descriptors(Share{Of: of}) <= limit {
+			return of
+		}
 	}
-	return of
+	return 0
 }

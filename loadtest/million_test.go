@@ -21,6 +21,7 @@ func TestAMillionMessagesLeaveNothingBehind(t *testing.T) {
 	)
 	r := &run{seed: 1, id: 1, work: newTasks(), rec: result.NewRecorder(result.Config{}), ctx: t.Context()}
 	r.agenda = newAgenda(r.rec.Fired)
+	r.way(nil, nil)
 	v, err := newVerification(context.Background(), r, &Verify{Clients: 10, Feeders: 2})
 	if err != nil {
 		t.Fatal(err)

@@ -93,10 +93,11 @@ func (p *pair) act(at int64) { p.racers[1].connect(at) }
 func (c *racer) connect(intended int64) {
 	r := c.pair.racing.run
 	c.intended, c.sent = intended, pace.Now()
-	r.started(c.sent)
+	w := r.ways[0]
+	w.started(c.sent)
 	con := mqtt.Connect{Version: mqtt.V5, ID: c.pair.id, Expiry: 300, KeepAlive: 30}
-	if err := r.engine.Open(&c.Client, r.choose.Next(), &con); err != nil {
-		r.notOpened(c.sent, err)
+	if err := r.engine.Open(&c.Client, w.next(), &con); err != nil {
+		w.notOpened(c.sent, err)
 		c.tell("")
 		return
 	}
@@ -132,7 +133,7 @@ func (c *racer) tell(broker string) {
 // OnConnack implements client.Handler.
 func (c *racer) OnConnack(_ *client.Client, at int64, a *mqtt.Connack) {
 	r := c.pair.racing.run
-	r.accepted(&c.Client, c.intended, c.sent, at, a)
+	r.ways[0].accepted(&c.Client, c.intended, c.sent, at, a)
 	c.up = true
 	if err := c.Subscribe(1, c.pair.racing.topic, 0); err != nil {
 		c.tell("")
@@ -161,7 +162,7 @@ func (c *racer) OnClosed(_ *client.Client, at int64, cause client.Cause) {
 		r.rec.Connected(-1)
 		r.rec.Count(result.Closed, at, 1)
 	} else {
-		r.ended(at, &cause, c.up)
+		r.ways[0].ended(at, &cause, c.up)
 	}
 	c.tell("")
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/limpet-mesh/limpet/loadtest/mqtt"
 	"github.com/limpet-mesh/limpet/loadtest/pace"
 	"github.com/limpet-mesh/limpet/loadtest/result"
+	"github.com/limpet-mesh/limpet/loadtest/wire"
 )
 
 // When a run is given up because nobody gets through.
@@ -26,34 +27,46 @@ const (
 // ErrUnreachable is what Run returns when not a single client could connect.
 var ErrUnreachable = errors.New("loadtest: nobody could connect")
 
-// reach knows whether anybody gets through, and how each kind of failure looked when it came first.
-type reach struct {
+// way is endpoints that clients choose among. It knows whether anybody gets through, and how each kind of failure looked when it came first.
+type way struct {
+	run     *run
+	targets []string
+	next    func() *wire.Endpoint
+
 	mu       sync.Mutex
 	first    int64 // stamp of the first connect
 	tried    int64
-	accepted bool
-	failed   map[string]int64
+	through  bool
+	failures map[string]int64
 	examples map[string]*client.Cause
 }
 
+// way adds one to the run's.
+func (r *run) way(targets []string, next func() *wire.Endpoint) *way {
+	w := &way{run: r, targets: targets, next: next}
+	r.ways = append(r.ways, w)
+	return w
+}
+
 // started notes that a connect begins.
-func (r *run) started(now int64) {
-	r.rec.Count(result.ConnectsStarted, now, 1)
-	r.reach.mu.Lock()
-	defer r.reach.mu.Unlock()
-	r.reach.tried++
-	if r.reach.first == 0 {
-		r.reach.first = now
+func (w *way) started(now int64) {
+	w.run.rec.Count(result.ConnectsStarted, now, 1)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.tried++
+	if w.first == 0 {
+		w.first = now
 	}
 }
 
 // notOpened notes a connect that could not even begin.
-func (r *run) notOpened(at int64, err error) {
-	r.failed(at, &client.Cause{Reason: "other", Err: err})
+func (w *way) notOpened(at int64, err error) {
+	w.failed(at, &client.Cause{Reason: "other", Err: err})
 }
 
 // accepted notes a CONNACK that accepts.
-func (r *run) accepted(c *client.Client, intended, sent, at int64, a *mqtt.Connack) {
+func (w *way) accepted(c *client.Client, intended, sent, at int64, a *mqtt.Connack) {
+	r := w.run
 	begun, ready := c.Stamps()
 	r.rec.Connect.Record(intended, begun, ready)
 	r.rec.Connack.Record(intended, sent, at)
@@ -62,16 +75,17 @@ func (r *run) accepted(c *client.Client, intended, sent, at int64, a *mqtt.Conna
 	if a.SessionPresent {
 		r.rec.Count(result.SessionsPresent, at, 1)
 	}
-	r.reach.mu.Lock()
-	r.reach.accepted = true
-	r.reach.mu.Unlock()
+	w.mu.Lock()
+	w.through = true
+	w.mu.Unlock()
 }
 
 // ended notes how a connection ended that was accepted, or was not.
-func (r *run) ended(at int64, cause *client.Cause, accepted bool) {
+func (w *way) ended(at int64, cause *client.Cause, accepted bool) {
 	if cause.Reason == client.ReasonEnd {
 		return // the run is over: who was connected then stays so in its last second
 	}
+	r := w.run
 	if accepted {
 		r.rec.Connected(-1)
 	}
@@ -85,22 +99,21 @@ func (r *run) ended(at int64, cause *client.Cause, accepted bool) {
 	if cause.Reason == client.ReasonRefusal {
 		r.rec.Count(result.Refusals, at, 1)
 	}
-	r.failed(at, cause)
+	w.failed(at, cause)
 }
 
 // failed notes an error of a connection.
-func (r *run) failed(at int64, cause *client.Cause) {
-	r.rec.Error(cause.Reason, at)
-	x := &r.reach
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.failed == nil {
-		x.failed, x.examples = map[string]int64{}, map[string]*client.Cause{}
+func (w *way) failed(at int64, cause *client.Cause) {
+	w.run.rec.Error(cause.Reason, at)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.failures == nil {
+		w.failures, w.examples = map[string]int64{}, map[string]*client.Cause{}
 	}
-	x.failed[cause.Reason]++
-	if _, known := x.examples[cause.Reason]; !known {
+	w.failures[cause.Reason]++
+	if _, known := w.examples[cause.Reason]; !known {
 		one := *cause
-		x.examples[cause.Reason] = &one
+		w.examples[cause.Reason] = &one
 	}
 }
 
@@ -171,26 +184,34 @@ var codeNames = map[byte]string{
 	0x9F: "connection rate exceeded", 0xA0: "maximum connect time",
 }
 
-// hope returns ErrUnreachable, with why, when nobody has got through for so long: where something failed, or where nothing was heard at all.
+// hope returns ErrUnreachable, with why, when nobody has got through by one of the ways for so long: where something failed, or where nothing
+// was heard at all.
 func (r *run) hope(failing, unheard time.Duration) error {
-	x := &r.reach
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.accepted || x.tried == 0 {
+	for _, w := range r.ways {
+		if err := w.hope(failing, unheard); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *way) hope(failing, unheard time.Duration) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.through || w.tried == 0 {
 		return nil
 	}
-	waited := time.Duration(pace.Now() - x.first)
+	waited := time.Duration(pace.Now() - w.first)
 	what := ""
 	switch {
-	case len(x.failed) > 0 && waited >= failing:
-		common := x.common()[0]
-		what = hint(x.examples[common])
+	case len(w.failures) > 0 && waited >= failing:
+		what = hint(w.examples[commonest(w.failures)[0]])
 	case waited >= unheard:
 		what = "no answer: does anything listen there, and is it MQTT, and this transport?"
 	default:
 		return nil
 	}
-	return fmt.Errorf("%w to %s: %s", ErrUnreachable, few(r.plan.Endpoints), what) // workers say the same: it is told once
+	return fmt.Errorf("%w to %s: %s", ErrUnreachable, few(w.targets), what) // workers say the same: it is told once
 }
 
 // hoped is hope at the end of the run, which waits no longer: any failure will do, and so does silence, unless it was too short to tell
@@ -203,23 +224,31 @@ func (r *run) hoped(interrupted bool) error {
 	return r.hope(0, unheard)
 }
 
-// common lists the reasons of failures, the most common one first.
-func (x *reach) common() []string {
-	return slices.SortedFunc(maps.Keys(x.failed), func(a, b string) int {
-		return cmp.Or(cmp.Compare(x.failed[b], x.failed[a]), cmp.Compare(a, b))
+// commonest lists the reasons of failures, the most common one first.
+func commonest(failures map[string]int64) []string {
+	return slices.SortedFunc(maps.Keys(failures), func(a, b string) int {
+		return cmp.Or(cmp.Compare(failures[b], failures[a]), cmp.Compare(a, b))
 	})
 }
 
 // notes gives an example of each of the most common failures.
 func (r *run) notes() []string {
 	const most = 5
-	x := &r.reach
-	x.mu.Lock()
-	defer x.mu.Unlock()
+	failures, examples := map[string]int64{}, map[string]*client.Cause{}
+	for _, w := range r.ways {
+		w.mu.Lock()
+		for reason, n := range w.failures {
+			failures[reason] += n
+			if examples[reason] == nil {
+				examples[reason] = w.examples[reason]
+			}
+		}
+		w.mu.Unlock()
+	}
 	notes := []string{}
-	for _, reason := range x.common() {
+	for _, reason := range commonest(failures) {
 		if len(notes) < most {
-			notes = append(notes, fmt.Sprintf("the first error %q: %s", reason, describe(x.examples[reason])))
+			notes = append(notes, fmt.Sprintf("the first error %q: %s", reason, describe(examples[reason])))
 		}
 	}
 	return notes

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
 	"net/netip"
@@ -74,13 +75,13 @@ type run struct {
 	engine *client.Engine
 	told   client.Traffic // of engine, what is counted: by attend, then by live
 	agenda *agenda
-	choose *wire.Chooser
 
-	faults faultLog
-	reach  reach
-	fleets []*fleet
-	verify *verification
-	race   *racing
+	faults   faultLog
+	ways     []*way // the plan's endpoints first
+	fleets   []*fleet
+	verify   *verification
+	cutShort bool // somebody ended the run before all that was sent had been waited for
+	race     *racing
 
 	pacers sync.WaitGroup // what ends by itself, or with ctx
 	work   *tasks         // what must be done before the run is over: finite schedules, and what they have begun
@@ -122,9 +123,9 @@ func (r *run) open(ctx context.Context) error {
 		return err
 	}
 	if r.plan.Choose == "round-robin" {
-		r.choose = wire.RoundRobin(endpoints)
+		r.way(r.plan.Endpoints, wire.RoundRobin(endpoints).Next)
 	} else {
-		r.choose = wire.Random(endpoints, r.seed+uint64(r.share.Index)<<32)
+		r.way(r.plan.Endpoints, wire.Random(endpoints, r.seed+uint64(r.share.Index)<<32).Next)
 	}
 	conf := wire.Config{Proxy: r.plan.Proxy, NoResume: r.plan.TLS.NoTickets}
 	if conf.TLS, err = r.plan.TLS.config(); err != nil {
@@ -222,7 +223,7 @@ func (r *run) live(outer context.Context, o *Options) (*result.Result, error) {
 	if interrupted {
 		hopeless = nil
 	}
-	cancel(nil)
+	cancel(fault.ErrOver)
 	r.pacers.Wait()
 	if o.over != nil {
 		o.over()
@@ -246,6 +247,15 @@ func (r *run) live(outer context.Context, o *Options) (*result.Result, error) {
 	res.Notes = r.notes()
 	if owed != "" {
 		res.Notes = append(res.Notes, owed)
+	}
+	if r.verify != nil {
+		res.Notes = append(res.Notes, r.verify.notes()...)
+	}
+	if r.verify != nil && hopeless != nil {
+		res.Notes = append(res.Notes, "given up: what was under way then counts as lost")
+	}
+	if r.cutShort {
+		res.Notes = append(res.Notes, fmt.Sprintf("ended early: what had not come %v later counts as lost, though it may have been under way", interruptedVerify))
 	}
 	return res, errors.Join(hopeless, engineErr, faultErr)
 }

@@ -12,6 +12,7 @@ import (
 const (
 	// interruptedSettle is how long what is under way is waited for when somebody waits for the end.
 	interruptedSettle = 500 * time.Millisecond
+	interruptedVerify = 10 * time.Second // likewise of a Verify: nothing may be called lost that was not waited for
 	// quiet is how long nothing may have come before subscribers are believed to have everything.
 	quiet = time.Second
 	// heardEvery bounds how often a message's receipt is written where all clients look.
@@ -20,8 +21,8 @@ const (
 
 // settle waits for what is under way.
 func (r *run) settle(ctx context.Context) {
-	if r.verify != nil { // also when interrupted: nothing may be called lost that was not waited for
-		r.verify.settle(cmp.Or(r.plan.Settle, verifySettle))
+	if r.verify != nil {
+		r.cutShort = !r.verify.settle(ctx, cmp.Or(r.plan.Settle, verifySettle))
 	} else {
 		r.end.Store(pace.Now())
 	}

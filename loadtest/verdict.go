@@ -62,7 +62,14 @@ func addHomes(v *result.Verify, h ledger.HomesReport, since func(int64) int64) {
 		v.Moves.Add(result.Move{At: since(m.At), Client: m.Client, From: m.From, To: m.To, Reason: reason, Fault: cause})
 	}
 	for _, d := range h.Disagreements {
-		detail := fmt.Sprintf("home %q, by topic %q, by the edge %q, Session Present %v", d.Home, d.Topic, d.Admin, d.Present)
+		detail := fmt.Sprintf("home %q, ", d.Home)
+		if d.Topic != "" {
+			detail += fmt.Sprintf("by topic %q, ", d.Topic)
+		}
+		if d.Admin != "" {
+			detail += fmt.Sprintf("by the edge %q, ", d.Admin)
+		}
+		detail += fmt.Sprintf("Session Present %v", d.Present)
 		v.Disagreements.Add(result.Disagreement{At: since(d.At), Client: d.Client, Detail: detail})
 	}
 	// Lists are bounded, counts are not.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,6 +28,7 @@ const (
 	controlShare     = 10 // one client of so many is in the control group, if there is one
 	verifySettle     = 30 * time.Second
 	verifyLull       = 5 * time.Second // without a message to anybody, who are all connected: what is missing then is lost
+	strandedAfter    = time.Minute     // of trying to connect in vain: nobody waits for that client any more
 )
 
 // verification is a Verify of which this process runs its share: groups of citizens, each with the feeders that publish to them.
@@ -105,11 +105,14 @@ func newVerification(ctx context.Context, r *run, spec *Verify) (*verification, 
 	v.payloads = newPayloads(v.spec.Size)
 	mesh := v.group("mesh")
 	var control *group
-	var direct []*wire.Endpoint
+	var direct []*way // a broker each
 	if len(v.spec.Control) > 0 {
-		var err error
-		if direct, err = r.resolve(ctx, v.spec.Control); err != nil {
+		brokers, err := r.resolve(ctx, v.spec.Control)
+		if err != nil {
 			return nil, err
+		}
+		for _, e := range brokers {
+			direct = append(direct, r.way([]string{e.Name}, func() *wire.Endpoint { return e }))
 		}
 		control = v.group("control")
 		control.direct = true
@@ -118,11 +121,11 @@ func newVerification(ctx context.Context, r *run, spec *Verify) (*verification, 
 		number := r.share.number(i)
 		if control != nil && number%controlShare == controlShare-1 {
 			// Who publishes to it is at the same broker: brokers need not know each other.
-			e := direct[(number/controlShare)%len(direct)]
-			control.add(number, func(*rand.Rand) *wire.Endpoint { return e }, e.Name)
+			w := direct[(number/controlShare)%len(direct)]
+			control.add(number, w, w.targets[0])
 			continue
 		}
-		mesh.add(number, func(*rand.Rand) *wire.Endpoint { return r.choose.Next() }, strconv.Itoa(i%max(v.spec.Feeders/max(r.share.Of, 1), 1)))
+		mesh.add(number, r.ways[0], strconv.Itoa(i%max(v.spec.Feeders/max(r.share.Of, 1), 1)))
 	}
 	return v, nil
 }
@@ -137,12 +140,12 @@ func (v *verification) group(name string) *group {
 }
 
 // add puts a citizen into the group, with a stream from the feeder of the given name.
-func (g *group) add(number int, where func(*rand.Rand) *wire.Endpoint, feeds string) {
+func (g *group) add(number int, w *way, feeds string) {
 	v := g.v
 	i := slices.IndexFunc(g.feeders, func(f *feeder) bool { return f.name == feeds })
 	if i < 0 {
 		i = len(g.feeders)
-		g.feeders = append(g.feeders, newFeeder(g, i, feeds, where))
+		g.feeders = append(g.feeders, newFeeder(g, i, feeds, w))
 	}
 	qos := byte(v.spec.QoS[number%len(v.spec.QoS)])
 	topic := fmt.Sprintf("limpet/verify/%08x/%d", v.run.id, number)
@@ -151,7 +154,7 @@ func (g *group) add(number int, where func(*rand.Rand) *wire.Endpoint, feeds str
 	}
 	g.feeders[i].streams = append(g.feeders[i].streams, s)
 	g.streams = append(g.streams, s)
-	c := newCitizen(g, number, where, s)
+	c := newCitizen(g, number, w, s)
 	g.citizens = append(g.citizens, c)
 	v.all = append(v.all, c)
 }
@@ -215,26 +218,36 @@ func (v *verification) fault(e fault.Event) {
 	}
 }
 
-// settle waits until nothing is missing any more, for so long at most; also until what is missing is not to be expected any more.
-func (v *verification) settle(most time.Duration) {
+// settle waits until nothing is missing any more, for so long at most, and not as long when ctx is done; also until what is missing is not to
+// be expected any more. It returns false if it did not wait long enough to tell.
+func (v *verification) settle(ctx context.Context, most time.Duration) (settled bool) {
 	end := pace.Now() + int64(most)
+	interrupted := ctx.Done()
 	lull := pace.Now() // since when nothing has come, though everybody was there
 	fetched := false
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
-	for pace.Now() < end && !v.complete() {
+	for !v.complete() {
+		if pace.Now() >= end {
+			return interrupted != nil
+		}
 		lull = max(lull, v.run.heard.Load())
 		if !v.present() {
 			lull = pace.Now()
 		} else if pace.Now()-lull > int64(verifyLull) {
 			if fetched {
-				return
+				return true
 			}
 			fetched, lull = true, pace.Now()
 			v.fetch()
 		}
-		<-tick.C
+		select {
+		case <-tick.C:
+		case <-interrupted:
+			interrupted, end = nil, min(end, pace.Now()+int64(interruptedVerify))
+		}
 	}
+	return true
 }
 
 // fetch has those come back by another connection who miss something: one may be dead without its client knowing yet, as QUIC's is for half a
@@ -259,9 +272,9 @@ func (v *verification) fetch() {
 func (v *verification) present() bool {
 	for _, c := range v.all {
 		c.Lock()
-		up := c.up
+		missed := c.up == 0 && !c.stranded
 		c.Unlock()
-		if up == 0 {
+		if missed {
 			return false
 		}
 	}
@@ -271,6 +284,27 @@ func (v *verification) present() bool {
 		}
 	}
 	return true
+}
+
+// notes tells of those who could not live all their lives.
+func (v *verification) notes() []string {
+	n, first := 0, ""
+	for _, c := range v.all {
+		c.Lock()
+		if c.stranded && c.lives < v.spec.Lives {
+			if n++; n == 1 {
+				first = fmt.Sprintf("%s, at %s", c.id, few(c.way.targets))
+			}
+		}
+		c.Unlock()
+	}
+	switch n {
+	case 0:
+		return nil
+	case 1:
+		return []string{"1 client did not live all its lives: it could not connect any more (" + first + ")"}
+	}
+	return []string{fmt.Sprintf("%d clients did not live all their lives: they could not connect any more (the first: %s)", n, first)}
 }
 
 // complete reports whether every message that was published is acknowledged, and every one that was acknowledged has come.

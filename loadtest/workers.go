@@ -320,8 +320,8 @@ func (c *crew) run(ctx context.Context, start int64) error {
 	if c.conf.Tell != nil {
 		base.Go(func() { c.report(telling) })
 	}
-	lasting, stopFaults := context.WithCancel(ctx)
-	defer stopFaults()
+	lasting, stopFaults := context.WithCancelCause(ctx)
+	defer stopFaults(nil)
 	var faultErr error
 	var faults sync.WaitGroup
 	if len(c.plan.Faults) > 0 {
@@ -347,7 +347,7 @@ func (c *crew) run(ctx context.Context, start int64) error {
 			}
 		}
 	}
-	stopFaults()
+	stopFaults(fault.ErrOver)
 	faults.Wait()
 	c.tell(order{Settle: true})
 	watch.Go(func() { c.lose(watching) })

@@ -182,7 +182,7 @@ func (s *subject) revive(ctx context.Context, e *Event) (string, error) {
 // command runs a command to its end, or to that of its time.
 func (r *run) command(ctx context.Context, e *Event) (string, error) {
 	if ctx.Err() != nil {
-		return "", errOver
+		return "", ErrOver
 	}
 	r.begin(e, true)
 	c, err := r.spawn(e.Fault.Command)

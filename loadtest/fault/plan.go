@@ -22,8 +22,9 @@ const (
 	lookEvery     = 10 * time.Millisecond // whether a process has come or gone
 )
 
-// errOver: the run is over, nothing more begins.
-var errOver = errors.New("fault: the run is over")
+// ErrOver is the cause of the context's end ([context.Cause]) when the run is through: a fault that has not begun by then will not be done,
+// which is a failure. With any other cause, such as somebody's Ctrl-C, it is only told.
+var ErrOver = errors.New("fault: the run is over")
 
 // Plan is the faults of a run. It is not changed by its methods, and good for several runs, one after the other.
 type Plan struct {
@@ -89,7 +90,7 @@ func checkFault(f Fault, s *State) error {
 // instant are done side by side, but never two at once to the same target.
 //
 // tell, unless nil, is called one call at a time: when a fault begins, and again with the same Number when it is over; only then
-// if it could not begin. It should be quick: the fault waits for it. A fault that could not be done does not end the run. The error is what Check says, and then nothing was
+// if it could not begin, or not before the run was over. It should be quick: the fault waits for it. A fault that could not be done does not end the run. The error is what Check says, and then nothing was
 // done, or ErrFailed with every fault that was not done or not undone.
 func (p *Plan) Run(ctx context.Context, start int64, tell func(Event)) error {
 	if err := p.Check(); err != nil {
@@ -135,9 +136,14 @@ func (r *run) end() error {
 // repeat does one fault at its times.
 func (r *run) repeat(ctx context.Context, f Fault, choice *rand.Rand) {
 	due := r.start + int64(f.first())
-	for r.wait(ctx, due) == nil {
-		r.once(ctx, f, choice)
-		if f.Every == 0 {
+	for begun := false; ; {
+		if r.wait(ctx, due) != nil || !r.once(ctx, f, choice) {
+			if !begun {
+				r.missed(ctx, f)
+			}
+			return
+		}
+		if begun = true; f.Every == 0 {
 			return
 		}
 		for now := pace.Now(); due <= now; { // those that it was too late for are left out
@@ -151,7 +157,7 @@ func (r *run) wait(ctx context.Context, until int64) error {
 	for {
 		left := time.Duration(until - pace.Now())
 		if ctx.Err() != nil {
-			return errOver
+			return ErrOver
 		}
 		if left <= 0 {
 			return nil
@@ -160,18 +166,33 @@ func (r *run) wait(ctx context.Context, until int64) error {
 		select {
 		case <-ctx.Done():
 			t.Stop()
-			return errOver
+			return ErrOver
 		case <-t.C: // the clock may be another one than the timer's
 		}
 	}
 }
 
-// once does a fault, undoes it and tells of both.
-func (r *run) once(ctx context.Context, f Fault, choice *rand.Rand) {
+// missed tells of a fault that did not begin before the run ended.
+func (r *run) missed(ctx context.Context, f Fault) {
+	e := &Event{Fault: f}
+	r.begin(e, false)
+	e.End, e.Failed, e.Outcome = e.Begin, true, "not done: the run ended before"
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if context.Cause(ctx) == ErrOver {
+		r.failures = append(r.failures, fmt.Errorf("%w: %s: %s", ErrFailed, f, e.Outcome))
+	}
+	if r.tell != nil {
+		r.tell(*e)
+	}
+}
+
+// once does a fault, undoes it and tells of both; false if the run ended before it began.
+func (r *run) once(ctx context.Context, f Fault, choice *rand.Rand) bool {
 	e := &Event{Fault: f}
 	outcome, err := r.do(ctx, e, choice)
-	if e.Number == 0 && errors.Is(err, errOver) {
-		return // the run ended before the fault began
+	if e.Number == 0 && errors.Is(err, ErrOver) {
+		return false
 	}
 	if e.Number == 0 {
 		r.begin(e, false)
@@ -186,6 +207,7 @@ func (r *run) once(ctx context.Context, f Fault, choice *rand.Rand) {
 	if r.tell != nil {
 		r.tell(*e)
 	}
+	return true
 }
 
 // begin stamps the beginning of a fault, which is to be done at once after this.

@@ -175,7 +175,7 @@ func TestInterrupted(t *testing.T) {
 		t.Errorf("over: %+v", over)
 	}
 	events, err := d.end()
-	if err != nil || len(events) != 4 {
+	if err != nil || len(events) != 5 { // with the one that was not reached
 		t.Fatalf("%v, %+v", err, events)
 	}
 	m.await(frozen, "running")
@@ -191,13 +191,27 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
+// What has not begun by the end is not done, and told: as a failure, unless somebody wanted that end.
 func TestNothingAfterTheEnd(t *testing.T) {
 	m := newMesh(t, "b1")
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	p := plan(t, m.state, "kill broker b1", `run "exit 1"`, "freeze broker b1", "restart broker b1", "start broker b1")
-	if err := p.Run(ctx, pace.Now(), func(e Event) { t.Errorf("%+v", e) }); err != nil || m.life(m.pid("b1")) != "running" {
-		t.Error(err, m.life(m.pid("b1")))
+	p := plan(t, m.state, "kill broker b1", `run "exit 1"`, "freeze broker b1", "restart broker b1", "start broker b1", "every 1ms kill broker b1")
+	for _, cause := range []error{ErrOver, context.Canceled} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(cause)
+		var told []Event
+		err := p.Run(ctx, pace.Now(), func(e Event) { told = append(told, e) })
+		if m.life(m.pid("b1")) != "running" || len(told) != len(p.Faults) {
+			t.Errorf("%v: %s, %+v", cause, m.life(m.pid("b1")), told)
+		}
+		for _, e := range told {
+			if !e.Failed || e.End == 0 || e.Outcome != "not done: the run ended before" {
+				t.Errorf("%v: %+v", cause, e)
+			}
+		}
+		failed := errors.Is(err, ErrFailed) && strings.Count(err.Error(), "not done: the run ended before") == len(p.Faults)
+		if failed != (cause == ErrOver) || !failed && err != nil {
+			t.Errorf("%v: %v", cause, err)
+		}
 	}
 }
 

@@ -47,11 +47,11 @@ func (s *subject) acquire(ctx context.Context) error {
 	select {
 	case s.lock <- struct{}{}:
 	case <-ctx.Done():
-		return errOver
+		return ErrOver
 	}
 	if ctx.Err() != nil { // both were ready
 		s.release()
-		return errOver
+		return ErrOver
 	}
 	return nil
 }

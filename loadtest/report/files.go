@@ -3,6 +3,7 @@ package report
 import (
 	"bufio"
 	"encoding/csv"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -95,6 +96,32 @@ func WriteHGRM(path string, r *result.Result) ([]string, error) {
 // WriteHTML writes the page to a file.
 func WriteHTML(path string, r *result.Result) error {
 	return writeFile(path, func(w io.Writer) error { return HTML(w, r) })
+}
+
+// Creatable reports whether WriteHTML and WriteHGRM could write files where path says, and leaves nothing there: better known before a run
+// than after it.
+func Creatable(path string) error {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		if info.IsDir() {
+			return fmt.Errorf("report: %s is a directory", path)
+		}
+		return nil // a pipe or a device, which opening may disturb
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0) // neither created nor truncated
+	if err == nil {
+		return f.Close()
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("report: %w", err)
+	}
+	f, err = os.CreateTemp(filepath.Dir(path), ".limpet-*")
+	if err != nil {
+		if cause, ok := errors.AsType[*os.PathError](err); ok {
+			err = cause.Err // the name is one that nobody gave
+		}
+		return fmt.Errorf("report: cannot create %s: %w", path, err)
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
 func writeFile(name string, write func(io.Writer) error) error {

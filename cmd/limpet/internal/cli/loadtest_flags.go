@@ -61,6 +61,9 @@ func (t *targetFlags) add(f *pflag.FlagSet) {
 // into fills in a plan's targets. A plan that has some keeps them, unless flags say otherwise.
 func (t *targetFlags) into(cmd *cobra.Command, p *loadtest.Plan) error {
 	f := cmd.Flags()
+	if f.Changed("port") && t.port == 0 {
+		return usagef(cmd, "-p: expected 1 to 65535, found 0")
+	}
 	var kinds []wire.Transport
 	for _, name := range t.transports {
 		kind, err := wire.ParseTransport(name)

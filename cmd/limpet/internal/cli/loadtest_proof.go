@@ -63,6 +63,9 @@ What tells the broker (--identity, all that are named must agree):
 	l.targetFlags.add(f)
 	l.runFlags.add(f)
 	return loadCommand(cmd, &l, func(cmd *cobra.Command, p *loadtest.Plan) error {
+		if v.Lives == 0 { // which in a plan is the default
+			return usagef(cmd, "--lives: expected at least 1, found 0")
+		}
 		for _, text := range qos {
 			q, err := strconv.ParseUint(text, 10, 8)
 			if err != nil || q > 2 {

@@ -79,6 +79,14 @@ func (o *runFlags) check(cmd *cobra.Command) error {
 	if !slices.Contains([]string{"text", "json", "csv"}, o.format) {
 		return usagef(cmd, "-o: expected one of text, json, csv, found %q", o.format)
 	}
+	for _, out := range []struct{ flag, path string }{{"--html", o.html}, {"--hgrm", o.hgrm}} {
+		if out.path == "" {
+			continue
+		}
+		if err := report.Creatable(out.path); err != nil {
+			return usagef(cmd, "%s: %s", out.flag, strings.TrimPrefix(err.Error(), "report: "))
+		}
+	}
 	return nil
 }
 
@@ -107,7 +115,7 @@ var flagNames = map[string]string{
 	"choose": "--choose", "network": "--network", "warmup": "--warmup", "duration": "--duration", "settle": "--settle", "retry": "--retry",
 	"faults": "--fault", "lives": "--lives", "rate": "--rate", "tls": "--cert, --key", "expiry": "-x", "gap": "--gap", "times": "--times",
 	"first": "-n", "every": "--every", "at": "--at", "up": "--up", "down": "--down", "late": "--late", "feeders": "--feeders",
-	"keep": "-k", "verify.topic": "--identity-topic", "race.topic": "--identity-topic",
+	"keep": "-k", "user": "-u", "verify.topic": "--identity-topic", "race.topic": "--identity-topic",
 }
 
 // run runs a plan that has been checked and tells what came of it.

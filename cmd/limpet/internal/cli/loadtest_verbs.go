@@ -27,7 +27,12 @@ type loadFlags struct {
 
 // loadCommand is a verb that builds a plan out of flags.
 func loadCommand(cmd *cobra.Command, l *loadFlags, who func(*cobra.Command, *loadtest.Plan) error) *cobra.Command {
-	cmd.Args = cobra.NoArgs
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return fmt.Errorf("expected no argument, found %q", args[0])
+		}
+		return nil
+	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		p := &loadtest.Plan{Verb: cmd.Name()}
 		for _, fill := range []func(*cobra.Command, *loadtest.Plan) error{l.targetFlags.into, l.runFlags.into, who} {
