@@ -238,27 +238,19 @@ func (g *greeting) LocalAddr() net.Addr { return net.TCPAddrFromAddrPort(g.local
 func (g *greeting) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(g.peer) }
 
 // SetDeadline implements net.Conn.
-func (g *greeting) SetDeadline(t time.Time) error {
-	g.mu.Lock()
-	g.read, g.write = t, t
-	g.mu.Unlock()
-	g.wake()
-	return nil
-}
+func (g *greeting) SetDeadline(t time.Time) error { return g.until(t, &g.read, &g.write) }
 
 // SetReadDeadline implements net.Conn.
-func (g *greeting) SetReadDeadline(t time.Time) error {
-	g.mu.Lock()
-	g.read = t
-	g.mu.Unlock()
-	g.wake()
-	return nil
-}
+func (g *greeting) SetReadDeadline(t time.Time) error { return g.until(t, &g.read) }
 
 // SetWriteDeadline implements net.Conn.
-func (g *greeting) SetWriteDeadline(t time.Time) error {
+func (g *greeting) SetWriteDeadline(t time.Time) error { return g.until(t, &g.write) }
+
+func (g *greeting) until(t time.Time, deadlines ...*time.Time) error {
 	g.mu.Lock()
-	g.write = t
+	for _, d := range deadlines {
+		*d = t
+	}
 	g.mu.Unlock()
 	g.wake()
 	return nil
