@@ -37,7 +37,7 @@ func (d *door) Room() (wait time.Duration, ok bool) {
 // Enough implements relay.Door: a whole TLS record, which the ClientHello is as a rule, or all of an HTTP request.
 func (d *door) Enough(head []byte) bool {
 	if d.l.cfg.Transport == WS {
-		return bytes.HasSuffix(head, []byte("\r\n\r\n")) || len(head) >= maxUpgrade || len(head) > 0 && checkMethod(head) != nil
+		return bytes.Contains(head, []byte("\r\n\r\n")) || len(head) >= maxUpgrade || len(head) > 0 && checkMethod(head) != nil
 	}
 	if len(head) == 0 {
 		return false
