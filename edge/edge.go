@@ -65,7 +65,7 @@ type Config struct {
 	Metrics   *Metrics
 	// Doubt is told of every failed dial, with its error, and with nil of sessions that a broker ended or did not answer. It must not block.
 	Doubt func(ref registry.BrokerRef, err error)
-	// Loops is the number of epoll loops for plain TCP; 0 = 1. Where there is no epoll it is ignored.
+	// Loops is the number of epoll loops, for all but QUIC; 0 = 1. Where there is no epoll it is ignored.
 	Loops int
 	// MaxConnections bounds the clients; 0 = no bound of ours. Above it connections are closed at accept.
 	MaxConnections int

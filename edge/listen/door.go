@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/limpet-mesh/limpet/edge/relay"
-	"github.com/limpet-mesh/limpet/edge/tls13"
 	"github.com/limpet-mesh/limpet/edge/ws"
 )
 
@@ -57,21 +56,17 @@ func (d *door) Come(conn net.Conn, accepted time.Time) func(context.Context) (re
 		layers, rest, err := l.wrap(conn, &o, deadline)
 		if evicted := l.queue.leave(place); evicted || err != nil || ctx.Err() != nil {
 			l.reject(o, err, ctx.Err() != nil, evicted)
-			return nil, nil, nil
+			return nil, layers, nil
 		}
 		return d.admit(o), layers, rest
 	}
 }
 
-// wrap does all that precedes the first MQTT byte, and completes o.
+// wrap does all that precedes the first MQTT byte, and completes o. Layers that it made hold secrets, also where it fails then.
 func (l *Listener) wrap(conn net.Conn, o *relay.Origin, deadline time.Time) (layers []relay.Layer, rest []byte, err error) {
-	head := &headConn{Conn: conn}
-	if l.Trusted(o.Peer.Addr()) {
-		if err := head.readProxy(o); err != nil {
-			return nil, nil, err
-		}
-	} else {
-		head.guard = true
+	head, err := l.head(conn, o)
+	if err != nil {
+		return nil, nil, err
 	}
 	frames := ws.New(ws.Server)
 	if l.cfg.Transport == WS {
@@ -90,23 +85,17 @@ func (l *Listener) wrap(conn net.Conn, o *relay.Origin, deadline time.Time) (lay
 	acknowledge(conn)
 	o.TLS = tlsOrigin(h.State)
 	h.State = tls.ConnectionState{}
-	layers = []relay.Layer{h.Stdlib}
-	if h.Records != nil {
-		layers[0] = h.Records
-	}
+	layers = []relay.Layer{h.Layer()}
 	if l.cfg.Transport == TLS {
 		return layers, h.Rest, nil
 	}
 	through := h.Through(head)
 	if err := l.cfg.WebSocket.accept(through, deadline); err != nil {
-		return nil, nil, err
+		return layers, nil, err
 	}
 	early, rest, err := through.Left()
 	if len(early) > 0 || err != nil {
-		return nil, nil, failed(ReasonWSUpgrade, errPipelined)
+		return layers, nil, failed(ReasonWSUpgrade, errPipelined)
 	}
 	return append(layers, &frames), rest, nil
 }
-
-// newServer makes what shakes hands for loops.
-func (c *certificates) newServer(p tls13.Policy) { c.server = tls13.NewServer(c.outer, p) }

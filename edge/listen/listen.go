@@ -16,8 +16,8 @@
 // is why the accept time is handed over. What is handed over is a [relay.Stream] that carries MQTT and nothing else. A failed
 // handshake ends in Config.OnReject with one [Reason] out of a closed set.
 //
-// For plain TCP the goroutine driver is not the only one: [Listener.RawTCP] gives the listening socket away to a driver that accepts
-// by itself, and [ParseProxy] and [WebSocket.Upgrade] do the same work as Serve on bytes alone, without I/O, as package ws does behind them.
+// Where there is an epoll loop it accepts by itself, from [Listener.RawTCP]: plain TCP without our help, TLS and WebSocket through
+// [Listener.Door], within the same bounds. [ParseProxy] and [WebSocket.Upgrade] do the same work as Serve on bytes alone, without I/O, as package ws does behind them.
 //
 // Stopping is graceful at every step: [Listener.Close] ends accepting only. Handshakes in flight go on until the deadline, and
 // connections that were handed over live as long as their new owner wants. Cancelling Serve's context cuts the handshakes too.
@@ -41,6 +41,7 @@ import (
 	"time"
 
 	"github.com/limpet-mesh/limpet/edge/relay"
+	"github.com/limpet-mesh/limpet/edge/tls13"
 )
 
 var (
@@ -100,7 +101,7 @@ func open(cfg Config) (*Listener, error) {
 		if l.certs, err = newCertificates(*cfg.TLS, cfg.alpn(), cfg.Transport == QUIC); err != nil {
 			return nil, err
 		}
-		l.certs.newServer(cfg.TLSRecords)
+		l.certs.server = tls13.NewServer(l.certs.outer, cfg.TLSRecords)
 	}
 	if cfg.Transport == QUIC {
 		pc, err := net.ListenPacket("udp", cfg.Address)

@@ -105,13 +105,9 @@ var (
 
 // shakeHands does all that precedes the first MQTT byte, and completes o.
 func (l *Listener) shakeHands(conn net.Conn, o *relay.Origin, deadline time.Time) (relay.Stream, error) {
-	head := &headConn{Conn: conn}
-	if l.Trusted(o.Peer.Addr()) {
-		if err := head.readProxy(o); err != nil {
-			return nil, err
-		}
-	} else {
-		head.guard = true
+	head, err := l.head(conn, o)
+	if err != nil {
+		return nil, err
 	}
 	switch l.cfg.Transport {
 	case TLS:
@@ -153,6 +149,15 @@ func (l *Listener) shakeTLS(conn *headConn, o *relay.Origin) (*tls.Conn, error) 
 	acknowledge(conn.Conn)
 	o.TLS = tlsOrigin(tc.ConnectionState())
 	return tc, nil
+}
+
+// head reads the PROXY header of a peer that must send one, and sees to it that nobody else does.
+func (l *Listener) head(conn net.Conn, o *relay.Origin) (*headConn, error) {
+	c := &headConn{Conn: conn}
+	if c.guard = !l.Trusted(o.Peer.Addr()); c.guard {
+		return c, nil
+	}
+	return c, c.readProxy(o)
 }
 
 // headConn is a connection whose first bytes matter to us.

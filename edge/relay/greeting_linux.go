@@ -87,9 +87,11 @@ func (g *greeting) begin() {
 		l.gate.leave()
 		g.cut(net.ErrClosed) // the descriptor is the session's now, and later somebody else's
 		rest = append(rest, g.head...)
-		if !l.send(mail{call: func() { c.greeted(owner, layers, rest) }}) && owner != nil {
+		if !l.send(mail{call: func() { c.greeted(owner, layers, rest) }}) {
 			wipe(layers...)
-			owner.Closed(Summary{Reason: ReasonShutdown, Total: time.Since(l.epoch) - time.Duration(c.s.AcceptedAt-1)})
+			if owner != nil {
+				owner.Closed(Summary{Reason: ReasonShutdown, Total: time.Since(l.epoch) - time.Duration(c.s.AcceptedAt-1)})
+			}
 		}
 	})
 }
@@ -100,6 +102,7 @@ func (c *conn) greeted(owner Owner, layers []Layer, rest []byte) {
 	c.ended[Client] = c.greet.ended // no event will tell it again
 	c.greet = nil
 	if owner == nil {
+		wipe(layers...)
 		c.close(Client)
 		l.release(c)
 		return

@@ -48,7 +48,7 @@ type Door interface {
 	// Room reports whether another connection may come in, else how long to wait before asking again.
 	Room() (wait time.Duration, ok bool)
 	// Come is told of one that has been accepted. welcome is called later in a goroutine of its own, once Enough says so, or when the client or the
-	// time that it has is at its end, and returns its owner, nil to close the connection, with the layers to wrap it in and what was read behind the
+	// time that it has is at its end, and returns its owner, nil to close the connection and wipe the layers, with the layers to wrap it in and what was read behind the
 	// handshakes. The connection's socket stays the loop's; Close, from any goroutine, makes its methods fail.
 	Come(conn net.Conn, accepted time.Time) (welcome func(context.Context) (Owner, []Layer, []byte))
 	// Enough reports whether the first bytes of a connection are worth a goroutine.

@@ -31,8 +31,9 @@ const (
 	roomy       = 3 // processors: with fewer a loop must step aside for the goroutines that it wakes up
 )
 
-// Loop is the epoll driver: it runs plain TCP sessions from accept to close on raw descriptors, edge-triggered, reading into one shared
-// buffer and writing through; bytes are kept only for a socket that is full, and then its peer is not read.
+// Loop is the epoll driver: it runs sessions from accept to close on raw descriptors, edge-triggered, reading into one shared buffer and
+// writing through; bytes are kept only for a socket that is full, and then its peer is not read. Handshakes of TLS and WebSocket are made by
+// goroutines, which give the loop the layers to go on with.
 //
 // A loop belongs to the goroutine that runs it. Other goroutines reach it through its mail box. It keeps a processor (GOMAXPROCS) to itself while
 // it is busy, and there should be two more than there are loops, for the goroutines that loops wake up: an idle one takes them over at once.

@@ -8,11 +8,11 @@
 //
 // It knows where packets begin and end in both directions at all times, so that it can act between two of them; while it relays
 // it reads fixed headers only. All of a session is a value ([State]) that can be written out and read back in the middle of
-// anything, which is how a session moves from one driver to another, and later from one process to another.
+// anything, so that a session can move from one process to another.
 //
-// Two drivers run sessions. [Loop] (Linux) is an epoll loop over raw descriptors: a plain TCP session lives in it from accept to
-// close and costs no goroutine and, while idle, no buffer. [Serve] runs one session over any [Stream] with two goroutines: TLS,
-// WebSocket, QUIC, and other systems. The same table of scripted sessions is run through the bare machine and both drivers.
+// Two drivers run sessions. [Loop] (Linux) is an epoll loop over raw descriptors: a session lives in it from accept to close and costs
+// no goroutine and, while idle, no buffer; TLS and WebSocket are a [Layer] each around its bytes. [Serve] runs one session over any
+// [Stream] with two goroutines: QUIC, and other systems. The same table of scripted sessions is run through the bare machine and both drivers.
 //
 // What the package refuses to do: it never looks into a PUBLISH, never invents or reorders an application message, and knows
 // nothing of pools, keys and health. Whoever owns the session ([Owner]) says where it goes.

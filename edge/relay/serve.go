@@ -13,7 +13,7 @@ import (
 )
 
 // Serve runs one session over client, a connection that was accepted at the given time, until it ends; owner.Closed is its last call.
-// It is the driver for everything that is not plain TCP in an epoll loop: one goroutine reads each side and writes to the other.
+// It is the driver for what no epoll loop runs: one goroutine reads each side and writes to the other.
 // ready, if not nil, is called with the session's Conn before the first event.
 func Serve(client Stream, owner Owner, l *Limits, accepted time.Time, ready func(Conn)) {
 	d := newDriver(client, owner)

@@ -20,13 +20,7 @@ import (
 	_ "unsafe" // for linkname
 )
 
-// What the tests call a Layer.
-type layer interface {
-	Open(raw []byte) (payload, rest []byte, err error)
-	Seal(dst, p []byte) []byte
-	Reply(dst []byte) []byte
-	End(dst []byte) []byte
-}
+type layer = Layer
 
 var (
 	_ layer = (*Records)(nil)

@@ -9,18 +9,27 @@ import (
 // HTTP upgrade. Its other methods are the connection's.
 type Through struct {
 	net.Conn
-	layer   below
+	layer   Layer
 	buf     []byte
 	payload []byte // opened, and not read yet
 	rest    []byte // a piece of a record
 	err     error  // what comes behind payload
 }
 
-// below is what Records and Stdlib have in common.
-type below interface {
+// A Layer is what Records and Stdlib have in common.
+type Layer interface {
 	Open(raw []byte) (payload, rest []byte, err error)
 	Seal(dst, p []byte) []byte
 	Reply(dst []byte) []byte
+	End(dst []byte) []byte
+}
+
+// Layer is who goes on: Records, or else Stdlib.
+func (h *Handover) Layer() Layer {
+	if h.Records != nil {
+		return h.Records
+	}
+	return h.Stdlib
 }
 
 // throughRoom is how much is read from the socket at once.
@@ -28,10 +37,7 @@ const throughRoom = 4 << 10
 
 // Through returns one over conn. It takes h.Rest; Left gives back what it is then.
 func (h *Handover) Through(conn net.Conn) *Through {
-	t := &Through{Conn: conn, layer: h.Stdlib}
-	if h.Records != nil {
-		t.layer = h.Records
-	}
+	t := &Through{Conn: conn, layer: h.Layer()}
 	t.open(h.Rest)
 	h.Rest = nil
 	return t

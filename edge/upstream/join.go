@@ -43,11 +43,7 @@ func (on layers) wrap(conn net.Conn, policy tls13.Policy) (relay.Wrapped, error)
 	if err != nil {
 		return w, fmt.Errorf("%w: %w", ErrTLS, err)
 	}
-	if h.Records == nil {
-		w.Layers, w.Rest = []relay.Layer{h.Stdlib}, h.Rest
-	} else {
-		w.Layers, w.Rest = []relay.Layer{h.Records}, h.Rest
-	}
+	w.Layers, w.Rest = []relay.Layer{h.Layer()}, h.Rest
 	if on.url != nil {
 		if err := on.upgradeInside(&w, h.Through(conn)); err != nil {
 			if h.Records != nil {
