@@ -153,7 +153,7 @@ var theirs = []struct {
 		[]string{"registry/embedded"},
 		"an edge carries no server unless it is asked for",
 	},
-	{[]string{"github.com/mochi-mqtt"}, []string{"cmd/limpet/internal/demo"}, "the brokers and clients of the demo are no part of the mesh"},
+	{[]string{"github.com/mochi-mqtt"}, []string{"cmd/limpet/internal/demo", "loadtest/internal/mochitest"}, "the brokers and clients of the demo are no part of the mesh"},
 	{
 		[]string{"github.com/quic-go"},
 		[]string{"edge/listen", "edge/upstream", "loadtest/wire", "cmd/limpet/internal/demo"},
@@ -161,10 +161,10 @@ var theirs = []struct {
 	},
 	{[]string{"github.com/goccy/go-yaml"}, []string{"edge/config", "loadtest"}, "one place reads what people write; the load tester, which shares nothing, has its own"},
 	{[]string{"github.com/HdrHistogram"}, []string{"loadtest/result"}, "one place records and merges latencies"},
-	{[]string{module + "/loadtest/liar"}, nil, "a proxy that lies is test gear"},
+	{[]string{module + "/loadtest/liar", module + "/loadtest/internal/mochitest"}, nil, "a proxy that lies, and a broker for tests, are test gear"},
 	{[]string{"github.com/spf13/cobra"}, []string{"cmd/limpet"}, "only a command has flags"},
 	{[]string{"github.com/eclipse"}, nil, "the clients of the tests are not shipped (EPL-2.0)"},
-	{[]string{"pgregory.net/rapid", "go.uber.org/goleak", "testing"}, []string{"registry/registrytest"}, "no test gear in what is shipped"},
+	{[]string{"pgregory.net/rapid", "go.uber.org/goleak", "testing"}, []string{"registry/registrytest", "loadtest/internal/mochitest"}, "no test gear in what is shipped"},
 }
 
 func TestWhereDependenciesAreUsed(t *testing.T) {

@@ -4,9 +4,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"io"
-	"log/slog"
-	"net"
 	"os"
 	"runtime"
 	"strings"
@@ -16,9 +13,9 @@ import (
 
 	mochi "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/hooks/auth"
-	"github.com/mochi-mqtt/server/v2/listeners"
 	"github.com/mochi-mqtt/server/v2/packets"
 
+	"github.com/limpet-mesh/limpet/loadtest/internal/mochitest"
 	"github.com/limpet-mesh/limpet/loadtest/liar"
 	"github.com/limpet-mesh/limpet/loadtest/pace"
 	"github.com/limpet-mesh/limpet/loadtest/result"
@@ -46,39 +43,14 @@ const nameTopic = "broker/name"
 // startBroker returns the address of a broker; hooks may refuse or watch its clients.
 func startBroker(t *testing.T, hooks ...mochi.Hook) string {
 	t.Helper()
-	server := mochi.New(&mochi.Options{InlineClient: true, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if len(hooks) == 0 {
 		hooks = []mochi.Hook{new(auth.AllowHook)}
 	}
-	for _, h := range hooks {
-		if err := server.AddHook(h, nil); err != nil {
-			t.Fatal(err)
-		}
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
+	server, at := mochitest.Start(t, hooks...)
+	if err := server.Publish(nameTopic, []byte(at.String()), true, 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := server.AddListener(listeners.NewNet("tcp", ln)); err != nil {
-		t.Fatal(err)
-	}
-	if err := server.Serve(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { closeBroker(server) })
-	if err := server.Publish(nameTopic, []byte(ln.Addr().String()), true, 0); err != nil {
-		t.Fatal(err)
-	}
-	return ln.Addr().String()
-}
-
-// closeBroker waits for the broker's clients to be gone: one that leaves while it closes can make it wait for itself for ever (it takes a
-// read lock twice).
-func closeBroker(server *mochi.Server) {
-	for end := time.Now().Add(10 * time.Second); atomic.LoadInt64(&server.Info.ClientsConnected) > 0 && time.Now().Before(end); {
-		time.Sleep(time.Millisecond)
-	}
-	server.Close()
+	return at.String()
 }
 
 // gate lets publishers in when there are so many subscriptions, since nobody keeps what comes too early.

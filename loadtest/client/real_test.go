@@ -2,22 +2,18 @@ package client
 
 import (
 	"fmt"
-	"io"
-	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	mochi "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/hooks/auth"
-	"github.com/mochi-mqtt/server/v2/listeners"
 
+	"github.com/limpet-mesh/limpet/loadtest/internal/mochitest"
 	"github.com/limpet-mesh/limpet/loadtest/mqtt"
 	"github.com/limpet-mesh/limpet/loadtest/wire"
 )
@@ -27,31 +23,8 @@ var brokers = map[string]func(t *testing.T) netip.AddrPort{"mochi": startMochi, 
 
 func startMochi(t *testing.T) netip.AddrPort {
 	t.Helper()
-	server := mochi.New(&mochi.Options{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
-	if err := server.AddHook(new(auth.AllowHook), nil); err != nil {
-		t.Fatal(err)
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := server.AddListener(listeners.NewNet("tcp", ln)); err != nil {
-		t.Fatal(err)
-	}
-	if err := server.Serve(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { closeBroker(server) })
-	return ln.Addr().(*net.TCPAddr).AddrPort()
-}
-
-// closeBroker waits for the broker's clients to be gone: one that leaves while it closes can make it wait for itself for ever (it takes a
-// read lock twice).
-func closeBroker(server *mochi.Server) {
-	for end := time.Now().Add(10 * time.Second); atomic.LoadInt64(&server.Info.ClientsConnected) > 0 && time.Now().Before(end); {
-		time.Sleep(time.Millisecond)
-	}
-	server.Close()
+	_, at := mochitest.Start(t, new(auth.AllowHook))
+	return at
 }
 
 func startMosquitto(t *testing.T) netip.AddrPort {
@@ -183,22 +156,11 @@ func TestRealBrokers(t *testing.T) {
 
 // TestRefusedCredentials: a real broker's refusal, in each version's words.
 func TestRefusedCredentials(t *testing.T) {
-	server := mochi.New(&mochi.Options{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}) // no hook: nobody may connect
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := server.AddListener(listeners.NewNet("tcp", ln)); err != nil {
-		t.Fatal(err)
-	}
-	if err := server.Serve(); err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
+	_, at := mochitest.Start(t) // no hook: nobody may connect
 	for v, code := range map[mqtt.Version]string{mqtt.V311: "0x05", mqtt.V5: "0x86"} {
 		r := newRig(t, drivers[0], Config{}, wire.Config{})
 		r.con = mqtt.Connect{Version: v, ID: "x", User: "u", HasUser: true, Clean: true}
-		r.ep.Addr = ln.Addr().(*net.TCPAddr).AddrPort()
+		r.ep.Addr = at
 		r.open()
 		r.told.expect(t, "closed connack: refusal "+code)
 	}
