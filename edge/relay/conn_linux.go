@@ -276,6 +276,11 @@ func (c *conn) answered(a Answer) {
 
 // due is when the session wants to be looked at; 0 = never.
 func (c *conn) due() int64 {
+	if c.greet != nil {
+		if due := c.greet.due(); due != 0 && due < c.s.Deadline {
+			return due
+		}
+	}
 	if c.dialing && c.way.hangUp == nil && c.way.until < c.s.Deadline {
 		return c.way.until
 	}

@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"io"
+	"iter"
 	"net"
 	"net/netip"
 	"os"
@@ -13,34 +14,44 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxHead bounds what a loop reads of a connection before a goroutine shakes hands on it: a TLS record.
+// maxHead bounds what a loop reads of a connection before it begins to shake hands on it: a TLS record.
 const maxHead = 5 + 16<<10
 
-// greeting is a connection on which something precedes MQTT, and what a goroutine sees of it meanwhile: a net.Conn whose socket is the loop's,
-// which watches it, and alone closes it.
+// greeting is a connection on which something precedes MQTT, and what that sees of it meanwhile: a net.Conn whose socket is the loop's, which
+// watches it, and alone closes it.
 //
-//	accept -> the loop reads until it is worth a goroutine -> welcome, in a goroutine -> the loop has a session with layers
+//	accept -> the loop reads until it is worth to begin -> welcome, step by step -> the loop has a session with layers
+//
+// welcome reads and writes as if it could wait. It runs in a coroutine: where it would wait, its step is over, and the next one begins with the
+// next event, or the deadline. So a handshake costs no goroutine that the scheduler wakes up for each of the client's answers.
 type greeting struct {
 	c           *conn
 	fd          int
 	peer, local netip.AddrPort
 	door        Door
 	welcome     func(context.Context) (Owner, []Layer, []byte)
-	head        []byte // read by the loop; the goroutine's once it has begun
-	begun       bool   // the loop's
-	ended       bool   // the loop's: the kernel has said so, once
-	events      chan struct{}
+	head        []byte // read by the loop; welcome's once it has begun
+	hand        *hand  // runs welcome, from its first step to its last one
+	begun       bool   // the loop's, as are these
+	ended       bool   // the kernel has said so, once
+	queued      bool   // in loop.steps
+
+	// What welcome returned.
+	owner  Owner
+	layers []Layer
+	rest   []byte
 
 	mu      sync.Mutex
 	failure error // why it must end
 	read    time.Time
 	write   time.Time
+	full    bool // the socket takes no more bytes now
 }
 
 var _ net.Conn = (*greeting)(nil)
 
 func newGreeting(c *conn, peer, local netip.AddrPort, door Door) *greeting {
-	g := &greeting{c: c, fd: c.sock(Client), peer: peer, local: local, door: door, events: make(chan struct{}, 1)}
+	g := &greeting{c: c, fd: c.sock(Client), peer: peer, local: local, door: door}
 	g.welcome = door.Come(g, c.loop.epoch.Add(time.Duration(c.s.AcceptedAt-1)))
 	return g
 }
@@ -53,7 +64,7 @@ func (g *greeting) event(events uint32) {
 		g.ended = true
 	}
 	if g.begun {
-		g.wake()
+		g.queue()
 		return
 	}
 	if events&(unix.EPOLLIN|ending) == 0 {
@@ -65,35 +76,79 @@ func (g *greeting) event(events uint32) {
 			continue
 		}
 		if n <= 0 {
-			break // no more now, or an end that the goroutine will see
+			break // no more now, or an end that welcome will see
 		}
 		g.head = append(g.head, l.buf[:n]...)
 	}
 	if events&ending != 0 || len(g.head) == maxHead || g.door.Enough(g.head) {
-		g.begin()
+		g.queue()
 	}
 }
 
-// begin starts the goroutine.
-func (g *greeting) begin() {
-	c := g.c
-	l := c.loop
-	g.begun = true
-	ctx, cancel := context.WithCancel(l.life)
-	l.work.Go(func() {
-		defer cancel()
-		l.gate.enter()
-		owner, layers, rest := g.welcome(ctx)
-		l.gate.leave()
-		g.cut(net.ErrClosed) // the descriptor is the session's now, and later somebody else's
-		rest = append(rest, g.head...)
-		if !l.send(mail{call: func() { c.greeted(owner, layers, rest) }}) {
-			wipe(layers...)
-			if owner != nil {
-				owner.Closed(Summary{Reason: ReasonShutdown, Total: time.Since(l.epoch) - time.Duration(c.s.AcceptedAt-1)})
+// queue has the loop make the next step, after what its sessions have to do.
+func (g *greeting) queue() {
+	if !g.queued {
+		g.queued = true
+		g.c.loop.steps = append(g.c.loop.steps, g)
+	}
+}
+
+// hand is a coroutine that runs one welcome after the other: its stack has grown already.
+type hand struct {
+	g    *greeting
+	step func() (over, ok bool) // makes a step of g's welcome
+	wait func(over bool) bool   // the welcome's side of it
+	end  func()                 // between two welcomes
+}
+
+// maxHands is how many idle ones a loop keeps.
+const maxHands = 16
+
+func (l *Loop) newHand() *hand {
+	if n := len(l.hands); n > 0 {
+		h := l.hands[n-1]
+		l.hands = l.hands[:n-1]
+		return h
+	}
+	h := new(hand)
+	h.step, h.end = iter.Pull(func(wait func(bool) bool) {
+		for h.wait = wait; ; {
+			g := h.g
+			if g.owner, g.layers, g.rest = g.welcome(l.life); !wait(true) {
+				return
 			}
 		}
 	})
+	return h
+}
+
+// run makes a step, and begins the session after the last one.
+func (g *greeting) run() {
+	c := g.c
+	l := c.loop
+	if !g.begun {
+		g.begun = true
+		g.hand = l.newHand()
+		g.hand.g = g
+	}
+	if over, _ := g.hand.step(); !over {
+		if g.full && !c.out[Client] {
+			if err := c.control(unix.EPOLL_CTL_MOD, Client, true); err != nil {
+				g.end(err)
+				return
+			}
+		}
+		c.arm()
+		return
+	}
+	g.cut(net.ErrClosed) // the descriptor is the session's now, and later somebody else's
+	if g.hand.g = nil; len(l.hands) < maxHands {
+		l.hands = append(l.hands, g.hand)
+	} else {
+		g.hand.end()
+	}
+	g.hand = nil
+	c.greeted(g.owner, g.layers, append(g.rest, g.head...))
 }
 
 // greeted begins the session.
@@ -115,61 +170,48 @@ func (c *conn) greeted(owner Owner, layers []Layer, rest []byte) {
 	}
 }
 
-// end is cut for the loop: also whoever has not begun learns why it must not.
+// end is cut for the loop.
 func (g *greeting) end(err error) {
-	g.cut(err)
-	if !g.begun {
-		g.begin()
-	}
-}
-
-// cut makes the goroutine's calls fail from now on.
-func (g *greeting) cut(err error) {
 	g.mu.Lock()
 	if g.failure == nil {
 		g.failure = err
 	}
 	g.mu.Unlock()
-	g.wake()
+	g.queue()
 }
 
-func (g *greeting) wake() {
-	select {
-	case g.events <- struct{}{}:
-	default:
-	}
+// cut makes welcome's calls fail from now on.
+func (g *greeting) cut(err error) {
+	g.mu.Lock()
+	g.failure = err
+	g.mu.Unlock()
 }
 
-// wait waits for an event of the socket, or the deadline, outside of the gate.
-func (g *greeting) wait(deadline time.Time) error {
-	gate := g.c.loop.gate
-	gate.leave()
-	defer gate.enter()
-	if deadline.IsZero() {
-		<-g.events
-		return nil
+// due is when the loop has to look at g without an event, or 0.
+func (g *greeting) due() int64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	by := g.read
+	if by.IsZero() || !g.write.IsZero() && g.write.Before(by) {
+		by = g.write
 	}
-	t := time.NewTimer(time.Until(deadline))
-	defer t.Stop()
-	select {
-	case <-g.events:
-		return nil
-	case <-t.C:
-		return os.ErrDeadlineExceeded
+	if by.IsZero() || !g.begun {
+		return 0
 	}
+	return int64(by.Sub(g.c.loop.epoch)) + 1
 }
 
-// may returns why nothing may be done any more, and the deadline.
-func (g *greeting) may(deadline *time.Time) (time.Time, error) {
+// may returns why nothing may be done any more.
+func (g *greeting) may(deadline *time.Time) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.failure != nil {
-		return time.Time{}, g.failure
+		return g.failure
 	}
 	if by := *deadline; by.IsZero() || time.Now().Before(by) {
-		return by, nil
+		return nil
 	}
-	return time.Time{}, os.ErrDeadlineExceeded
+	return os.ErrDeadlineExceeded
 }
 
 // Read implements net.Conn.
@@ -182,16 +224,13 @@ func (g *greeting) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	for {
-		by, err := g.may(&g.read)
-		if err != nil {
+		if err := g.may(&g.read); err != nil {
 			return 0, err
 		}
 		switch n, errno := recv(g.fd, p); {
 		case errno == unix.EINTR:
 		case errno == unix.EAGAIN:
-			if err := g.wait(by); err != nil {
-				return 0, err
-			}
+			g.hand.wait(false)
 		case errno != 0:
 			return 0, os.NewSyscallError("read", errno)
 		case n == 0 && len(p) > 0:
@@ -205,17 +244,15 @@ func (g *greeting) Read(p []byte) (int, error) {
 // Write implements net.Conn.
 func (g *greeting) Write(p []byte) (written int, err error) {
 	for written < len(p) {
-		by, err := g.may(&g.write)
-		if err != nil {
+		if err := g.may(&g.write); err != nil {
 			return written, err
 		}
 		n, errno := sendTo(g.fd, p[written:])
 		written += n
 		switch {
 		case errno == unix.EAGAIN:
-			if err := g.wait(by); err != nil {
-				return written, err
-			}
+			g.full = true
+			g.hand.wait(false)
 		case errno != 0:
 			return written, os.NewSyscallError("write", errno)
 		}
@@ -223,9 +260,14 @@ func (g *greeting) Write(p []byte) (written int, err error) {
 	return written, nil
 }
 
-// Close implements net.Conn: the loop closes the socket when the goroutine has ended.
+// Close implements net.Conn: the loop closes the socket when welcome has returned.
 func (g *greeting) Close() error {
 	g.cut(net.ErrClosed)
+	g.c.loop.send(mail{call: func() {
+		if g.c.greet == g {
+			g.queue()
+		}
+	}})
 	return nil
 }
 
@@ -255,7 +297,6 @@ func (g *greeting) until(t time.Time, deadlines ...*time.Time) error {
 		*d = t
 	}
 	g.mu.Unlock()
-	g.wake()
 	return nil
 }
 

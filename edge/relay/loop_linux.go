@@ -28,7 +28,8 @@ const (
 	loopAccepts = 64        // connections accepted at once
 	busyWait    = 5         // ms: how long a busy loop waits without telling the Go scheduler
 	acceptPause = 100 * time.Millisecond
-	roomy       = 3 // processors: with fewer a loop must step aside for the goroutines that it wakes up
+	handTime    = 100 * time.Microsecond // for steps of handshakes, until it is the sessions' turn
+	roomy       = 3                      // processors: with fewer a loop must step aside for the goroutines that it wakes up
 )
 
 // Loop is the epoll driver: it runs sessions from accept to close on raw descriptors, edge-triggered, reading into one shared buffer and
@@ -50,7 +51,9 @@ type Loop struct {
 	free      []uint32
 	gen       int32
 	acceptors map[int32]*acceptor
-	again     []*conn // stopped by the budget: there is more to read
+	again     []*conn     // stopped by the budget: there is more to read
+	steps     []*greeting // handshakes that can go on
+	hands     []*hand     // idle
 	spare     []*backlog
 	wheel     wheel
 	scratch   scratch
@@ -221,6 +224,7 @@ func (l *Loop) Run(ctx context.Context) error {
 			l.event(&l.events[i])
 		}
 		l.readAgain()
+		l.shakeHands()
 		l.wheel.advance(l.now, l.tick)
 		if n > 0 && l.shared != nil && !l.ticking {
 			l.tickShared()
@@ -249,17 +253,19 @@ func (l *Loop) finish() {
 	}
 	for _, c := range l.conns {
 		if c != nil && c.greet != nil {
-			c.greet.end(net.ErrClosed)
-		} else if c != nil {
+			c.greet.cut(net.ErrClosed)
+			c.greet.run()
+		}
+	}
+	for _, c := range l.conns {
+		if c != nil {
 			c.feed(func(out []Action) []Action { return c.s.cut(ReasonShutdown, "", out) })
 		}
 	}
-	l.work.Wait()
-	for _, c := range l.conns {
-		if c != nil && c.greet != nil { // its goroutine has ended
-			unix.Close(c.sock(Client))
-		}
+	for _, h := range l.hands {
+		h.end()
 	}
+	l.work.Wait()
 	unix.Close(l.wake)
 	unix.Close(l.epfd)
 }
@@ -270,7 +276,7 @@ func (l *Loop) clock() int64 { return int64(time.Since(l.epoch)) + 1 } // +1: ze
 // takes it back) costs more than the call itself. Stop-the-world reaches a raw wait by a signal, hence Gosched on EINTR.
 func (l *Loop) wait() (int, error) {
 	timeout := l.wheel.timeout(l.clock())
-	if len(l.again) > 0 {
+	if len(l.again)+len(l.steps) > 0 {
 		timeout = 0
 	}
 	if l.busy {
@@ -432,7 +438,7 @@ func (l *Loop) place(c *conn) {
 	if c.closed {
 		return
 	}
-	if err := c.watch(Client, c.greet != nil || c.pend[Client] != nil); err != nil {
+	if err := c.watch(Client, c.pend[Client] != nil); err != nil {
 		if c.greet != nil {
 			c.greet.end(err)
 			return
@@ -454,6 +460,22 @@ func (l *Loop) readAgain() {
 	}
 }
 
+// shakeHands makes steps of handshakes, in the order of events, until they have taken their time: a step computes, and the sessions that live
+// shall not wait for more than one that is long.
+func (l *Loop) shakeHands() {
+	i := 0
+	for ; i < len(l.steps); i++ {
+		if i > 0 && l.clock() > l.now+int64(handTime) {
+			break
+		}
+		l.steps[i].queued = false
+		l.steps[i].run()
+	}
+	n := copy(l.steps, l.steps[i:])
+	clear(l.steps[n:])
+	l.steps = l.steps[:n]
+}
+
 func (l *Loop) tick(e wheelEntry) {
 	c := e.conn
 	if c == nil {
@@ -463,7 +485,10 @@ func (l *Loop) tick(e wheelEntry) {
 	c.armed = 0
 	switch due := c.due(); {
 	case c.greet != nil && due != 0 && due <= l.now:
-		c.greet.end(os.ErrDeadlineExceeded)
+		if c.s.Deadline <= l.now {
+			c.greet.end(os.ErrDeadlineExceeded)
+		}
+		c.greet.queue()
 	case c.closed || due == 0:
 	case due > l.now:
 		c.arm()

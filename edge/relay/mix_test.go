@@ -318,10 +318,11 @@ func newHall(t *testing.T, m mode, narrow bool) (h *hall, broker netip.AddrPort)
 		narrow: narrow,
 		limits: &Limits{Linger: mixTime}, // who ends first must not cut who goes on
 		owner:  func() Owner { return &mixOwner{h: h} },
-		pause: func(c net.Conn) {
+		pause: func(c net.Conn) time.Duration {
 			if m := h.find(c.RemoteAddr().String()); m != nil {
-				<-time.After(m.greet)
+				return m.greet
 			}
+			return 0
 		},
 		failed: func(c net.Conn) {
 			if m := h.find(c.RemoteAddr().String()); m != nil && m.end == clientResets {

@@ -40,7 +40,10 @@ func loopMode(name string, client, broker wrapping) mode {
 			if client == (wrapping{}) {
 				return loop.Listen(ln, r.limits, func(_, _ netip.AddrPort) (Owner, bool) { return r.owner(), false })
 			}
-			door := &testDoor{owner: r.owner, w: client, server: tls13.NewServer(testTLS(), client.policy), pause: r.pause, failed: r.failed}
+			door := &testDoor{owner: r.owner, w: client, server: tls13.NewServer(testTLS(), client.policy), failed: r.failed}
+			if r.pause != nil {
+				door.pause = func(c net.Conn) { pauseFor(c, r.pause(c)) }
+			}
 			return loop.Open(ln, r.limits, door)
 		})
 		return ln.Addr().(*net.TCPAddr).AddrPort(), loop.held

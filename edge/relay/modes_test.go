@@ -26,7 +26,7 @@ const narrowBuffer = 16 << 10
 type relayed struct {
 	owner  func() Owner
 	limits *Limits
-	pause  func(net.Conn) // after the handshakes of a client's connection; nil: none
+	pause  func(net.Conn) time.Duration // how long the welcome of a client takes behind its handshakes; nil: no time
 	narrow bool           // its sockets to clients take little
 	failed func(net.Conn) // the handshakes have; nil: nobody wants to know
 }
