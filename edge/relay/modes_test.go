@@ -27,8 +27,8 @@ type relayed struct {
 	owner  func() Owner
 	limits *Limits
 	pause  func(net.Conn) time.Duration // how long the welcome of a client takes behind its handshakes; nil: no time
-	narrow bool           // its sockets to clients take little
-	failed func(net.Conn) // the handshakes have; nil: nobody wants to know
+	narrow bool                         // its sockets to clients take little
+	failed func(net.Conn)               // the handshakes have; nil: nobody wants to know
 }
 
 func (m mode) plain() bool { return m.client == wrapping{} && m.broker == wrapping{} }
