@@ -20,7 +20,6 @@ import (
 	"errors"
 	"maps"
 	"net/netip"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -118,9 +117,8 @@ func New(conf Config) (*Server, error) {
 	s.state.Store(conf.Cache.State())
 	s.view.Store(router.NewView(conf.Cache.State()))
 	if relay.Supported {
-		gate := relay.NewGate(runtime.NumCPU() - max(conf.Loops, 1))
 		for range max(conf.Loops, 1) {
-			l, err := relay.NewLoop(relay.LoopConfig{Shared: new(ciphers), Gate: gate})
+			l, err := relay.NewLoop(relay.LoopConfig{Shared: new(ciphers)})
 			if err != nil {
 				return nil, err
 			}

@@ -79,7 +79,7 @@ func startDoor(t *testing.T, cfg Config) *doorway {
 		t.Fatal(err)
 	}
 	d.Listener = l
-	loop, err := relay.NewLoop(relay.LoopConfig{Gate: relay.NewGate(1)})
+	loop, err := relay.NewLoop(relay.LoopConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}

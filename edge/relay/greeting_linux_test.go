@@ -484,3 +484,42 @@ func endOfALoop(w wrapping, target Target, after time.Duration) error {
 	}
 	return err
 }
+
+// Handshakes that compute for long take turns with the sessions: no more than one of them between two looks at the sockets.
+func TestHandshakesTakeTurns(t *testing.T) {
+	t.Parallel()
+	const clients = 20
+	begun := 0
+	door := &connDoor{run: func(net.Conn) {
+		begun++
+		for until := time.Now().Add(2 * handTime); time.Now().Before(until); {
+		}
+	}}
+	ln := mustListen(t)
+	defer ln.Close()
+	loop := startLoop(t, nil, func(loop *Loop) (func(), error) { return loop.Open(ln, &Limits{}, door) })
+	served := make(chan []int, 1)
+	loop.ask(func() { // the loop stands here
+		var all []net.Conn
+		for range clients {
+			c := mustDial(t, ln.Addr().(*net.TCPAddr).AddrPort())
+			c.Write([]byte("x"))
+			all = append(all, c)
+		}
+		for key := range loop.acceptors {
+			for range 2 * clients { // a batch grows from one connection
+				loop.acceptFrom(key)
+			}
+		}
+		var left []int
+		for loop.now = loop.clock(); len(loop.steps) > 0; loop.now = loop.clock() {
+			left = append(left, len(loop.steps))
+			loop.shakeHands()
+		}
+		served <- left
+	})
+	left := receive(t, "the turns", served)
+	if len(left) != clients || begun != clients {
+		t.Errorf("%d handshakes in turns of %d, want one in each", begun, left)
+	}
+}

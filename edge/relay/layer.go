@@ -33,7 +33,6 @@ type Shared interface {
 // LoopConfig is what a loop may need. The zero value is a loop for plain sessions.
 type LoopConfig struct {
 	Shared Shared // for its layers; nil: none
-	Gate   *Gate  // several loops may have one; nil: handshakes are not bounded
 }
 
 // Wrapped is a connection after its handshakes, for a loop to take.
@@ -47,11 +46,12 @@ type Wrapped struct {
 type Door interface {
 	// Room reports whether another connection may come in, else how long to wait before asking again.
 	Room() (wait time.Duration, ok bool)
-	// Come is told of one that has been accepted. welcome is called later in a goroutine of its own, once Enough says so, or when the client or the
-	// time that it has is at its end, and returns its owner, nil to close the connection and wipe the layers, with the layers to wrap it in and what was read behind the
-	// handshakes. The connection's socket stays the loop's; Close, from any goroutine, makes its methods fail.
+	// Come is told of one that has been accepted. welcome is called later, once Enough says so, or when the client or the time that it has is at its
+	// end, and returns its owner, nil to close the connection and wipe the layers, with the layers to wrap it in and what was read behind the
+	// handshakes. It is a coroutine of the loop's: it may wait for conn, by its own deadlines, and for nothing else. The connection's socket
+	// stays the loop's; Close, from any goroutine, makes its methods fail.
 	Come(conn net.Conn, accepted time.Time) (welcome func(context.Context) (Owner, []Layer, []byte))
-	// Enough reports whether the first bytes of a connection are worth a goroutine.
+	// Enough reports whether the first bytes of a connection are worth to begin with.
 	Enough(head []byte) bool
 }
 

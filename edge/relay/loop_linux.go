@@ -33,8 +33,8 @@ const (
 )
 
 // Loop is the epoll driver: it runs sessions from accept to close on raw descriptors, edge-triggered, reading into one shared buffer and
-// writing through; bytes are kept only for a socket that is full, and then its peer is not read. Handshakes of TLS and WebSocket are made by
-// goroutines, which give the loop the layers to go on with.
+// writing through; bytes are kept only for a socket that is full, and then its peer is not read. Handshakes of TLS and WebSocket are
+// coroutines of it (greeting), which give it the layers to go on with.
 //
 // A loop belongs to the goroutine that runs it. Other goroutines reach it through its mail box. It keeps a processor (GOMAXPROCS) to itself while
 // it is busy, and there should be two more than there are loops, for the goroutines that loops wake up: an idle one takes them over at once.
@@ -59,7 +59,6 @@ type Loop struct {
 	scratch   scratch
 	pieces    [][]byte // emptied rests of records
 	shared    Shared   // nil: none
-	gate      *Gate    // for handshakes; nil: none
 	ticking   bool     // shared is told the time
 	busy      bool
 	now       int64
@@ -104,7 +103,7 @@ func NewLoop(conf LoopConfig) (*Loop, error) {
 		return nil, fmt.Errorf("relay: eventfd: %w", err)
 	}
 	l := &Loop{
-		epfd: epfd, wake: wake, epoch: time.Now(), shared: conf.Shared, gate: conf.Gate, buf: make([]byte, loopBuffer),
+		epfd: epfd, wake: wake, epoch: time.Now(), shared: conf.Shared, buf: make([]byte, loopBuffer),
 		acceptors: map[int32]*acceptor{},
 	}
 	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: wakeSlot}
