@@ -45,7 +45,7 @@ func (n *Node) tidy(ctx context.Context) error {
 		if quiet++; turns != last {
 			last, quiet = turns, 0
 		}
-		if quiet == tidyQuiet && time.Since(done) >= tidyEvery && idle > max(tidyLeast, live/4) && live+idle < tidyMost {
+		if quiet == tidyQuiet && time.Since(done) >= tidyEvery && worthTidying(live, idle) {
 			debug.FreeOSMemory()
 			done = time.Now()
 		}
@@ -72,3 +72,6 @@ func heap() (live, idle uint64) {
 	live = samples[0].Value.Uint64()
 	return live, samples[1].Value.Uint64() + samples[2].Value.Uint64() - min(live, samples[1].Value.Uint64())
 }
+
+// worthTidying reports whether a heap holds much that is not in use.
+func worthTidying(live, idle uint64) bool { return idle > max(tidyLeast, live/4) && live+idle < tidyMost }
