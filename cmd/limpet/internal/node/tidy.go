@@ -16,7 +16,8 @@ const (
 	tidyMost  = 256 << 20        // a larger heap is left to the runtime's own pace: to give much back at once would be felt
 	tidyEvery = 30 * time.Second // at the most
 
-	heapFloor = 32 << 20 // bytes that a heap may have before garbage is looked for
+	heapFloor = 32 << 20 // bytes that a heap may have before garbage is looked for,
+	gcOften   = 2        // where that was done more often than this between two looks
 )
 
 // tidy gives memory back to the system when a crowd of clients has come and it is quiet again: shaking hands leaves some 50 KB of garbage
@@ -26,21 +27,16 @@ func (n *Node) tidy(ctx context.Context) error {
 	defer ticker.Stop()
 	var last uint64
 	var done time.Time
-	percent := defaultPercent
-	if os.Getenv("GOGC") == "" {
-		defer func() { debug.SetGCPercent(defaultPercent) }()
-	}
+	gc := collector{percent: defaultPercent, fixed: os.Getenv("GOGC") != ""}
+	defer gc.set(defaultPercent)
 	for quiet := 0; ; {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
 		}
-		live, idle := heap()
-		if want := pace(live); os.Getenv("GOGC") == "" && (want > percent+percent/4 || want < percent-percent/4) {
-			percent = want
-			debug.SetGCPercent(percent)
-		}
+		live, idle, cycles := heap()
+		gc.look(live, cycles)
 		turns := n.server.Turns()
 		if quiet++; turns != last {
 			last, quiet = turns, 0
@@ -55,22 +51,45 @@ func (n *Node) tidy(ctx context.Context) error {
 // defaultPercent is the runtime's GOGC.
 const defaultPercent = 100
 
-// pace returns the GOGC for a heap with so many live bytes. A handshake leaves 50 KB of garbage behind, and a small heap would be looked
-// through for each hundred of them; up to heapFloor that is not worth its price.
-func pace(live uint64) int {
-	return max(defaultPercent, int(heapFloor*100/max(live, 1<<20))-100)
+// A collector sets the garbage collector's pace. A handshake leaves 50 KB of garbage behind, and a small heap would be looked through for each
+// hundred of them: while that is so, the heap may grow to heapFloor first. Otherwise it stays small, which is kinder to the processor's caches.
+type collector struct {
+	percent int    // GOGC
+	fixed   bool   // it is the user's choice
+	cycles  uint64 // at the last look
 }
 
-// heap returns how many bytes were in use at the last collection, and how many it has besides.
-func heap() (live, idle uint64) {
+// look is told how many bytes live, and how often the collector has run so far.
+func (c *collector) look(live, cycles uint64) {
+	ran := cycles - c.cycles
+	c.cycles = cycles
+	switch {
+	case ran > gcOften:
+		c.set(max(defaultPercent, int(heapFloor*100/max(live, 1<<20))-100))
+	case ran == 0:
+		c.set(defaultPercent)
+	}
+}
+
+func (c *collector) set(percent int) {
+	if d := percent - c.percent; !c.fixed && (d > c.percent/4 || d < -c.percent/4) { // it stops the world for a moment
+		c.percent = percent
+		debug.SetGCPercent(percent)
+	}
+}
+
+// heap returns how many bytes were in use at the last collection, how many there are besides, and how many collections there were.
+func heap() (live, idle, cycles uint64) {
 	samples := []metrics.Sample{
 		{Name: "/gc/heap/live:bytes"},
 		{Name: "/memory/classes/heap/objects:bytes"},
 		{Name: "/memory/classes/heap/free:bytes"},
+		{Name: "/gc/cycles/total:gc-cycles"},
 	}
 	metrics.Read(samples)
 	live = samples[0].Value.Uint64()
-	return live, samples[1].Value.Uint64() + samples[2].Value.Uint64() - min(live, samples[1].Value.Uint64())
+	objects, free := samples[1].Value.Uint64(), samples[2].Value.Uint64()
+	return live, free + objects - min(objects, live), samples[3].Value.Uint64()
 }
 
 // worthTidying reports whether a heap holds much that is not in use.
