@@ -93,4 +93,6 @@ func heap() (live, idle, cycles uint64) {
 }
 
 // worthTidying reports whether a heap holds much that is not in use.
-func worthTidying(live, idle uint64) bool { return idle > max(tidyLeast, live/4) && live+idle < tidyMost }
+func worthTidying(live, idle uint64) bool {
+	return idle > max(tidyLeast, live/4) && live+idle < tidyMost
+}
