@@ -12,7 +12,8 @@ import (
 
 // Accepted implements relay.Owner: the broker has the client, so its affinity may be written (only proven clients cost state).
 func (c *client) Accepted(_ relay.Conn, k mqtt.Connack, after time.Duration) {
-	c.ln.srv.conf.Metrics.established(c.ln.name, after)
+	c.ln.sessions.Inc()
+	c.ln.srv.conf.Metrics.established(after)
 	c.accept(k)
 	c.supersede()
 }

@@ -111,7 +111,7 @@ func (s *Server) admit(ln *listener, o relay.Origin) *client {
 		s.conf.Metrics.rejected(ln.name, reason.String())
 		return nil
 	}
-	s.conf.Metrics.accepted(ln.name)
+	ln.accepts.Inc()
 	c := &client{ln: ln, approach: &approach{origin: o}}
 	c.seen(o.Client)
 	return c

@@ -25,6 +25,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
 	"github.com/limpet-mesh/limpet/edge/listen"
@@ -140,7 +141,7 @@ func (s *Server) Listen(conf Listener) (*listen.Listener, error) {
 		return nil, err
 	}
 	ln.open, ln.name, ln.transport = l, l.Config().Name, l.Config().Transport
-	s.conf.Metrics.open(conf.Name)
+	ln.accepts, ln.sessions = s.conf.Metrics.open(conf.Name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.listeners = append(s.listeners, ln)
@@ -371,6 +372,7 @@ type listener struct {
 	limits relay.Limits
 
 	name, transport, pool string
+	accepts, sessions     prometheus.Counter
 
 	mu     sync.Mutex
 	leave  []func() // makes the loops stop accepting

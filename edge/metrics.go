@@ -17,14 +17,42 @@ type Metrics struct {
 	accepts   *prometheus.CounterVec
 	rejects   *prometheus.CounterVec
 	sessions  *prometheus.CounterVec
-	closes    *prometheus.CounterVec
-	routes    *prometheus.CounterVec
-	refusals  *prometheus.CounterVec
-	resolves  *prometheus.CounterVec
+	closes    counters[relay.Reason]
+	routes    counters[router.Why]
+	refusals  counters[router.Refusal]
+	resolves  counters[registry.Source]
 	commits   *prometheus.CounterVec
 	dialFails *prometheus.CounterVec
 	moves     prometheus.Counter
 	connack   prometheus.Histogram
+}
+
+// counters are a CounterVec's of a closed set: looking a label's value up takes longer than counting.
+type counters[K label] struct {
+	vec   *prometheus.CounterVec
+	known map[K]prometheus.Counter
+}
+
+type label interface {
+	comparable
+	String() string
+}
+
+// newCounters starts all at zero.
+func newCounters[K label](vec *prometheus.CounterVec, all []K) counters[K] {
+	c := counters[K]{vec, make(map[K]prometheus.Counter, len(all))}
+	for _, k := range all {
+		c.known[k] = vec.WithLabelValues(k.String())
+	}
+	return c
+}
+
+func (c counters[K]) inc(k K) {
+	n := c.known[k]
+	if n == nil {
+		n = c.vec.WithLabelValues(k.String())
+	}
+	n.Inc()
 }
 
 // NewMetrics registers an edge's counters with reg. Those of closed sets start at zero, so that a rate can be taken from the first event.
@@ -35,14 +63,16 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		return c
 	}
 	m := &Metrics{
-		reg:       reg,
-		accepts:   vec("accepted_total", "Connections accepted (TLS, WebSocket and QUIC: whose handshakes are done).", "listener"),
-		rejects:   vec("rejected_total", "Connections that ended before MQTT.", "listener", "reason"),
-		sessions:  vec("sessions_total", "Sessions that a broker has accepted.", "listener"),
-		closes:    vec("closed_total", "Sessions closed, by reason.", "reason"),
-		routes:    vec("routes_total", "Brokers chosen, by what chose them.", "why"),
-		refusals:  vec("refusals_total", "Clients for whom there was no broker.", "refusal"),
-		resolves:  vec("resolves_total", "Keys looked up, by what answered.", "source"),
+		reg:      reg,
+		accepts:  vec("accepted_total", "Connections accepted (TLS, WebSocket and QUIC: whose handshakes are done).", "listener"),
+		rejects:  vec("rejected_total", "Connections that ended before MQTT.", "listener", "reason"),
+		sessions: vec("sessions_total", "Sessions that a broker has accepted.", "listener"),
+		closes:   newCounters(vec("closed_total", "Sessions closed, by reason.", "reason"), relay.Reasons()),
+		routes: newCounters(vec("routes_total", "Brokers chosen, by what chose them.", "why"),
+			[]router.Why{router.WhyPin, router.WhyAffinity, router.WhyPlacement, router.WhyRehomed, router.WhyNext}),
+		refusals: newCounters(vec("refusals_total", "Clients for whom there was no broker.", "refusal"),
+			[]router.Refusal{router.RefusalNoPool, router.RefusalNoBroker, router.RefusalAwaitHome}),
+		resolves:  newCounters(vec("resolves_total", "Keys looked up, by what answered.", "source"), registry.Sources[:]),
 		commits:   vec("commits_total", "Affinity writes, by outcome.", "outcome"),
 		dialFails: vec("dial_failures_total", "Failed dials to brokers.", "pool", "broker", "reason"),
 		moves:     prometheus.NewCounter(prometheus.CounterOpts{Name: "limpet_edge_moves_total", Help: "Clients sent away because their key belongs to another broker."}),
@@ -52,18 +82,6 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		}),
 	}
 	reg.MustRegister(m.moves, m.connack)
-	for _, r := range relay.Reasons() {
-		m.closes.WithLabelValues(r.String())
-	}
-	for _, w := range []router.Why{router.WhyPin, router.WhyAffinity, router.WhyPlacement, router.WhyRehomed, router.WhyNext} {
-		m.routes.WithLabelValues(w.String())
-	}
-	for _, r := range []router.Refusal{router.RefusalNoPool, router.RefusalNoBroker, router.RefusalAwaitHome} {
-		m.refusals.WithLabelValues(r.String())
-	}
-	for _, s := range registry.Sources {
-		m.resolves.WithLabelValues(s.String())
-	}
 	for _, o := range []string{"committed", "conflict", "stale", "failed"} {
 		m.commits.WithLabelValues(o)
 	}
@@ -98,33 +116,26 @@ func (m *Metrics) observe(s *Server) {
 }
 
 // open creates a listener's counters at zero.
-func (m *Metrics) open(listener string) {
-	m.accepts.WithLabelValues(listener)
-	m.sessions.WithLabelValues(listener)
+func (m *Metrics) open(listener string) (accepts, sessions prometheus.Counter) {
 	for _, r := range listen.Reasons() {
 		m.rejects.WithLabelValues(listener, string(r))
 	}
+	return m.accepts.WithLabelValues(listener), m.sessions.WithLabelValues(listener)
 }
 
-func (m *Metrics) accepted(listener string) { m.accepts.WithLabelValues(listener).Inc() }
 func (m *Metrics) rejected(listener, reason string) {
 	m.rejects.WithLabelValues(listener, reason).Inc()
 }
 
-func (m *Metrics) established(listener string, after time.Duration) {
-	m.sessions.WithLabelValues(listener).Inc()
-	m.connack.Observe(after.Seconds())
-}
-func (m *Metrics) routed(w router.Why)        { m.routes.WithLabelValues(w.String()).Inc() }
-func (m *Metrics) refused(r router.Refusal)   { m.refusals.WithLabelValues(r.String()).Inc() }
-func (m *Metrics) resolved(s registry.Source) { m.resolves.WithLabelValues(s.String()).Inc() }
-func (m *Metrics) committed(outcome string)   { m.commits.WithLabelValues(outcome).Inc() }
-func (m *Metrics) moved()                     { m.moves.Inc() }
+func (m *Metrics) established(after time.Duration) { m.connack.Observe(after.Seconds()) }
+func (m *Metrics) routed(w router.Why)             { m.routes.inc(w) }
+func (m *Metrics) refused(r router.Refusal)        { m.refusals.inc(r) }
+func (m *Metrics) resolved(s registry.Source)      { m.resolves.inc(s) }
+func (m *Metrics) committed(outcome string)        { m.commits.WithLabelValues(outcome).Inc() }
+func (m *Metrics) moved()                          { m.moves.Inc() }
 
 func (m *Metrics) dialFailed(ref registry.BrokerRef, reason string) {
 	m.dialFails.WithLabelValues(ref.Pool, ref.Broker, reason).Inc()
 }
 
-func (m *Metrics) closed(sum relay.Summary) {
-	m.closes.WithLabelValues(sum.Reason.String()).Inc()
-}
+func (m *Metrics) closed(sum relay.Summary) { m.closes.inc(sum.Reason) }

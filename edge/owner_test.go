@@ -159,6 +159,7 @@ func (f *fakeConn) Answer(a relay.Answer) {
 func (d *desk) come(k *mqtt.Connect) (*client, *fakeConn) {
 	d.t.Helper()
 	ln := &listener{srv: d.Server, name: "mqtt", pool: "default"}
+	ln.accepts, ln.sessions = d.Server.conf.Metrics.open(ln.name)
 	c := d.admit(ln, relay.Origin{Listener: "mqtt", Client: netip.MustParseAddrPort("198.51.100.1:1"), Peer: netip.MustParseAddrPort("198.51.100.1:1")})
 	if c == nil {
 		d.t.Fatal("not admitted")
@@ -432,6 +433,7 @@ func TestBetweenTwoBrokers(t *testing.T) {
 func TestNobodyIsBegunWhileLeaving(t *testing.T) {
 	d := newDesk(t, nil)
 	ln := &listener{srv: d.Server, name: "mqtt", pool: "default"}
+	ln.accepts, ln.sessions = d.Server.conf.Metrics.open(ln.name)
 	c := d.admit(ln, relay.Origin{Listener: "mqtt"})
 	d.leaving.Store(true)
 	if a, ok := c.Route(&fakeConn{}, relay.Query{Connect: persistent("x")}); !ok || a.Target != nil || a.Reason != relay.ReasonShutdown {

@@ -162,8 +162,8 @@ const (
 	maxGoodbye = 4 << 10
 )
 
-// Dead peers of a broker's socket: a silent one is asked after keepIdle, and given up keepCount × keepInterval later; one that acknowledges
-// nothing, after userTimeout. Clients' sockets have what their listener gives them.
+// Dead peers of a broker's socket: a silent one is asked after keepIdle, and every keepInterval then; one that acknowledges nothing is given up
+// after userTimeout, or, where there is none, after keepCount questions. Clients' sockets have what their listener gives them.
 const (
 	keepIdle     = 15 * time.Second
 	keepInterval = 15 * time.Second

@@ -171,14 +171,14 @@ func dialSocket(addr netip.AddrPort) (fd int, err error) {
 	return fd, errno
 }
 
-// keepAlive sets on a broker's socket what notices that the broker is gone.
+// keepAlive sets on a broker's socket what notices that the broker is gone. How many probes may go without an answer says the user timeout
+// (tcp(7): it overrides TCP_KEEPCNT).
 func keepAlive(fd int) {
 	for _, o := range [...]struct{ level, name, value int }{
 		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
 		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
 		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(keepIdle.Seconds())},
 		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(keepInterval.Seconds())},
-		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepCount},
 		{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds())},
 	} {
 		setOption(fd, o.level, o.name, o.value) // a kernel that lacks one of them still relays
