@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -44,6 +43,19 @@ func sized[T any](little, much T) T {
 		return much
 	}
 	return little
+}
+
+// lasting is how long a drill goes on: little, or as long as it is meant to, or what LIMPET_DRILL_FOR says (1m30s).
+func lasting(t *testing.T, little, much time.Duration) time.Duration {
+	t.Helper()
+	if text := os.Getenv("LIMPET_DRILL_FOR"); drilling() && text != "" {
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	return sized(little, much)
 }
 
 // figure prints a line for BENCHMARKS.md.
@@ -111,6 +123,14 @@ type listener struct{ name, kind, rest string }
 // and its pool is in a file.
 func newSite(t *testing.T, listeners []listener, settings ...string) *site {
 	t.Helper()
+	s := newBroker(t)
+	s.startEdge(listeners, settings...)
+	return s
+}
+
+// newBroker is a site whose edge has not been started yet.
+func newBroker(t *testing.T) *site {
+	t.Helper()
 	if err := raiseDescriptors(); err != nil {
 		t.Fatal(err)
 	}
@@ -123,16 +143,26 @@ func newSite(t *testing.T, listeners []listener, settings ...string) *site {
 	if err := writeCertificate(s.cert); err != nil {
 		t.Fatal(err)
 	}
+	return s
+}
+
+func (s *site) startEdge(listeners []listener, settings ...string) {
+	t := s.t
+	t.Helper()
 	s.admin = s.port()
 	stores := "store: none\nmesh_file: " + s.file("mesh.yaml", s.mesh("{type: tcp}"))
-	text := []string{"mesh: drill", "id: edge", "loops: 1", "log: {level: warn}", "admin: {address: \"" + s.admin + "\"}"}
+	level := "log: {level: warn}"
+	text := []string{"mesh: drill", "id: edge", "loops: 1", "admin: {address: \"" + s.admin + "\"}"}
 	for _, line := range settings {
-		if strings.HasPrefix(line, "store:") {
+		switch key, _, _ := strings.Cut(line, ":"); key {
+		case "store":
 			stores = ""
+		case "log":
+			level = ""
 		}
 		text = append(text, line)
 	}
-	text = append(text, stores, "listeners:")
+	text = append(text, level, stores, "listeners:")
 	for _, l := range listeners {
 		s.at[l.name] = s.port()
 		text = append(text, fmt.Sprintf("  - {name: %s, type: %s, address: %q%s}", l.name, l.kind, s.at[l.name], l.rest))
@@ -149,7 +179,6 @@ func newSite(t *testing.T, listeners []listener, settings ...string) *site {
 		}
 		return isReady("http://" + s.admin + "/readyz"), s.edge.said()
 	})
-	return s
 }
 
 // mesh is a mesh file with the broker.
@@ -311,10 +340,28 @@ func (s *site) holds() (h holds) {
 	if h.rss, err = gauge.RSS([]int{s.edge.pid()}); err != nil {
 		s.t.Fatal(err)
 	}
-	if h.cpu, err = gauge.Clock(s.edge.pid()); err != nil {
+	h.cpu = s.clock(s.edge)
+	return h
+}
+
+// clock is the CPU time that a process has used.
+func (s *site) clock(p *process) time.Duration {
+	s.t.Helper()
+	used, err := gauge.Clock(p.pid())
+	if err != nil {
 		s.t.Fatal(err)
 	}
-	return h
+	return used
+}
+
+// usage is what the machine has.
+func (s *site) usage() gauge.Usage {
+	s.t.Helper()
+	used, err := gauge.CPU(nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return used
 }
 
 func (h holds) String() string {
@@ -347,11 +394,11 @@ func (s *site) linesWith(text string) (n int) {
 	return n
 }
 
-// stalls measures how late the machine wakes who has slept for a millisecond, on each processor: a stall of a virtual machine is none of the
-// edge's, and shows here.
+// stalls measures how late the machine wakes who has slept for a millisecond, on each processor: what the machine does not give to anybody, or
+// to others, is none of the edge's, and shows here.
 type stalls struct {
 	mu   sync.Mutex
-	most time.Duration
+	late []time.Duration
 	stop chan struct{}
 	all  sync.WaitGroup
 }
@@ -366,15 +413,13 @@ func watchStalls(t *testing.T) *stalls {
 		if !cores.IsSet(core) {
 			continue
 		}
-		// A process: threads of this one would wait for its own collector.
 		s.all.Go(func() {
-			err := onCores([]int{core}, func() error { s.watch(); return nil })
-			if err != nil {
+			if err := onCores([]int{core}, func() error { s.watch(); return nil }); err != nil {
 				t.Error(err)
 			}
 		})
 	}
-	t.Cleanup(sync.OnceFunc(func() { close(s.stop); s.all.Wait() }))
+	t.Cleanup(func() { close(s.stop); s.all.Wait() })
 	return s
 }
 
@@ -390,30 +435,25 @@ func (s *stalls) watch() {
 		}
 		begun := time.Now()
 		_ = unix.Nanosleep(&pause, nil)
-		if late := time.Since(begun) - nap; late > 0 {
-			s.mu.Lock()
-			s.most = max(s.most, late)
-			s.mu.Unlock()
-		}
+		late := time.Since(begun) - nap
+		s.mu.Lock()
+		s.late = append(s.late, late)
+		s.mu.Unlock()
 	}
 }
 
-// mark returns the longest stall since the last call.
-func (s *stalls) mark() time.Duration {
+// mark returns the 99th percentile and the longest since the last call.
+func (s *stalls) mark() (p99, most time.Duration) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	most := s.most
-	s.most = 0
-	return most
+	late := s.late
+	s.late = nil
+	s.mu.Unlock()
+	if len(late) == 0 {
+		return 0, 0
+	}
+	slices.Sort(late)
+	return late[len(late)*99/100], late[len(late)-1]
 }
 
 // nice is what a process is started by that shall run only when nobody else wants to.
 var nice = []string{"nice", "-n", "19"}
-
-// signal sends the edge a signal.
-func (s *site) signal(n syscall.Signal) {
-	s.t.Helper()
-	if err := syscall.Kill(s.edge.pid(), n); err != nil {
-		s.t.Fatal(err)
-	}
-}
