@@ -28,7 +28,7 @@ func TestDrillStorm(t *testing.T) {
 	ways := []struct{ name, scheme, to string }{{"tcp listener", "mqtt", "tcp"}, {"tls listener", "mqtts", "tls"}, {"past the edge", "mqtt", s.broker}}
 	var generators []*generator
 	for i, w := range ways {
-		g := s.generator(w.scheme, w.to)
+		g := s.generator(w.scheme, w.to, urgent()...)
 		g.connect(load.Connects{First: i * clients, Count: clients, Rate: 200, Hold: true})
 		g.traffic(rate)
 		generators = append(generators, g)
@@ -77,8 +77,8 @@ func TestDrillStorm(t *testing.T) {
 	figure(t, "storm, who slept for 1 ms was woken later by: p99 quiet %s, in the storm %s; at most %s, %s", ms(quiet.stallP99), ms(storm.stallP99), ms(quiet.stall), ms(storm.stall))
 	figure(t, "storm: %d clients, %.0f messages/s; %.0f full handshakes/s, %d under way; CPU of the edge %.0f %% quiet, %.0f %% in the storm, of the newcomers %.0f %%, of the machine %.0f %%, %.0f %% "+
 		"(stolen %.0f %%, %.0f %%)", 2*clients, 4*rate, float64(stormed.Handshakes)/took.Seconds(), width, quiet.edge, storm.edge, storm.newcomers, quiet.machine, storm.machine, quiet.steal, storm.steal)
-	figure(t, "storm, what differs from a storm of strangers: the newcomers share the processors with the edge (nice 19), make their ClientHello and key pair once, do not verify, and "+
-		"reset the connection behind the ticket; one loop, own records, X25519, AES-128-GCM, P-256")
+	figure(t, "storm, what differs from a storm of strangers: the newcomers share the processors with the edge (nice 19; broker and generators: %q), make their ClientHello and key pair once, do not verify, and "+
+		"reset the connection behind the ticket; one loop, own records, X25519, AES-128-GCM, P-256", urgent())
 	m := s.metrics()
 	if n := m[`limpet_edge_accepted_total{listener="tls"}`]; n < float64(stormed.Handshakes) {
 		t.Errorf("the edge counts %.0f handshakes, the newcomers %d", n, stormed.Handshakes)
