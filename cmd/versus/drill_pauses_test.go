@@ -45,7 +45,7 @@ func TestDrillPauses(t *testing.T) {
 	whole := lasting(t, 5*time.Second, 10*time.Minute)
 	step := sized(300*time.Millisecond, 5*time.Second) // of each phase, at least
 
-	s := newBroker(t)
+	s := newBroker(t, nil)
 	etcd := s.startStore()
 	line := newLink(t, strings.TrimPrefix(etcd, "http://"))
 	mesh := func(interval string) string {
@@ -68,7 +68,7 @@ func TestDrillPauses(t *testing.T) {
 		t.Fatalf("the edge has %.0f records of %d", n, records)
 	}
 
-	live, direct, churn := s.generator("mqtts", "tls", urgent()...), s.generator("mqtt", s.broker, urgent()...), s.generator("mqtts", "tls", nice...)
+	live, direct, churn := s.generator("mqtts", "tls"), s.generator("mqtt", s.broker), s.generator("mqtts", "tls", nice...)
 	live.connect(load.Connects{Count: clients, Rate: 200, Hold: true})
 	direct.connect(load.Connects{First: clients, Count: 10, Rate: 100, Hold: true})
 	live.traffic(rate)

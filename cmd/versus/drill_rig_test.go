@@ -113,29 +113,29 @@ type site struct {
 	at     map[string]string // addresses by listener's name
 	admin  string
 	cert   string
+	before []string
 	count  int // of other processes
 }
 
 // listener is a part of an edge.yaml: its name is its type unless rest says otherwise.
 type listener struct{ name, kind, rest string }
 
-// newSite starts a broker and an edge; settings are lines of its edge.yaml, env is added to its environment. Without a store in settings it has none,
-// and its pool is in a file.
-func newSite(t *testing.T, listeners []listener, settings ...string) *site {
+// newSite starts a broker and an edge; settings are lines of its edge.yaml. Without a store among them it has none, and its pool is in a file.
+func newSite(t *testing.T, before []string, listeners []listener, settings ...string) *site {
 	t.Helper()
-	s := newBroker(t)
+	s := newBroker(t, before)
 	s.startEdge(listeners, settings...)
 	return s
 }
 
-// newBroker is a site whose edge has not been started yet.
-func newBroker(t *testing.T) *site {
+// newBroker is a site whose edge has not been started yet; before is what its broker and its generators are started by, such as urgent.
+func newBroker(t *testing.T, before []string) *site {
 	t.Helper()
 	if err := raiseDescriptors(); err != nil {
 		t.Fatal(err)
 	}
-	s := &site{t: t, dir: t.TempDir(), at: map[string]string{}}
-	s.sink = s.child("sink", urgent(), "sink", "1", "mqtt")
+	s := &site{t: t, before: before, dir: t.TempDir(), at: map[string]string{}}
+	s.sink = s.child("sink", before, "sink", "1", "mqtt")
 	var brokers []string
 	s.ask(s.sink, request{Op: "addresses"}, &brokers)
 	s.broker = brokers[0]
@@ -244,7 +244,7 @@ type generator struct {
 	s *site
 }
 
-// generator starts one, for the listener or, if there is none of that name, the address itself; before is what it is started by.
+// generator starts one, for the listener or, if there is none of that name, the address itself; by before, if there is any, instead of the site's.
 func (s *site) generator(scheme, listener string, before ...string) *generator {
 	s.t.Helper()
 	address := listener
@@ -258,6 +258,9 @@ func (s *site) generator(scheme, listener string, before ...string) *generator {
 	text, err := json.Marshal(target)
 	if err != nil {
 		s.t.Fatal(err)
+	}
+	if len(before) == 0 {
+		before = s.before
 	}
 	return &generator{s.child("load", before, "load", string(text)), s}
 }
@@ -469,7 +472,7 @@ func (s *stalls) mark() (p99, most time.Duration) {
 }
 
 // urgent is what broker and generators of a drill of full size are started by, where that is allowed: on a site they are machines of their own,
-// and what they wait for a processor here would be counted as the edge's.
+// and what they wait for a processor here would be counted as the edge's. Not where they do much: then the edge would wait for them.
 var urgent = sync.OnceValue(func() []string {
 	if argv := []string{"chrt", "-f", "1"}; drilling() && exec.Command(argv[0], append(argv[1:], "true")...).Run() == nil {
 		return argv

@@ -24,11 +24,11 @@ func TestDrillStorm(t *testing.T) {
 	quietly, stormy := sized(time.Second, 10*time.Second), sized(2*time.Second, 20*time.Second)
 	const width = 64 // handshakes under way
 
-	s := newSite(t, []listener{{"tcp", "tcp", ""}, {"tls", "tls", ""}}, "tls_records: limpet")
+	s := newSite(t, urgent(), []listener{{"tcp", "tcp", ""}, {"tls", "tls", ""}}, "tls_records: limpet")
 	ways := []struct{ name, scheme, to string }{{"tcp listener", "mqtt", "tcp"}, {"tls listener", "mqtts", "tls"}, {"past the edge", "mqtt", s.broker}}
 	var generators []*generator
 	for i, w := range ways {
-		g := s.generator(w.scheme, w.to, urgent()...)
+		g := s.generator(w.scheme, w.to)
 		g.connect(load.Connects{First: i * clients, Count: clients, Rate: 200, Hold: true})
 		g.traffic(rate)
 		generators = append(generators, g)
