@@ -156,16 +156,16 @@ func (c *crowd) look() {
 	}
 }
 
-// speak lets each say a word every pause, evenly, until all have been cut or it takes too long.
-func (c *crowd) speak(pause, within time.Duration) {
+// speak lets each say a word every pause, evenly, until so many have been cut or it takes too long.
+func (c *crowd) speak(pause, within time.Duration, gone int) {
 	c.t.Helper()
 	const tick = 10 * time.Millisecond
 	begun := time.Now()
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
-	for turn := 0; c.gone < len(c.all); <-ticker.C {
+	for turn := 0; c.gone < gone; <-ticker.C {
 		if time.Since(begun) > within {
-			c.t.Fatalf("%d of %d have been cut after %v", c.gone, len(c.all), within)
+			c.t.Fatalf("%d of %d have been cut after %v", c.gone, gone, within)
 		}
 		for until := int(int64(len(c.all)) * int64(time.Since(begun)) / int64(pause)); turn < until; turn++ {
 			if s := c.all[turn%len(c.all)]; !s.gone {
@@ -276,13 +276,16 @@ func TestDrillSlow(t *testing.T) {
 			})
 			c := newCrowd(t, s.at[layer.listener], n, each(append(layer.says, 0)), layer.prepare)
 			came := time.Since(c.all[0].came)
-			c.speak(every, timeout+patience)
+			coming := live.mark().Latency
+			c.speak(every, timeout+patience, 1)
+			loud := live.mark().Latency
+			c.speak(every, patience, n)
+			leaving := live.mark().Latency
 			cancel()
 			watching.Wait()
 			if err := <-served; err != nil {
 				t.Error(err)
 			}
-			loud := live.mark().Latency
 			total := live.stop()
 			why := ""
 			for reason, count := range s.ends() {
@@ -299,8 +302,8 @@ func TestDrillSlow(t *testing.T) {
 				welcome.Connack.P99 = 0
 			}
 			figure(t, "slow, %s: %d sockets (came within %v), a byte each %v, deadline %v: cut %v to %v after they came;%s; at most %d held at once, %d bytes each; p99 of live clients quiet %s, "+
-				"then %s: ratio %.2f (goal 2); CONNACK of %d newcomers p99 %s; generator: %s", layer.name, n, came.Round(time.Millisecond), every, timeout, c.first.Round(time.Millisecond),
-				c.last.Round(time.Millisecond), why, held, per, ms(quiet.P99), ms(loud.P99), float64(loud.P99)/float64(quiet.P99), welcome.Accepted, ms(welcome.Connack.P99), total.Lag)
+				"while they come %s, while they speak %s: ratio %.2f (goal 2), while they are cut %s; CONNACK of %d newcomers p99 %s; generator: %s", layer.name, n, came.Round(time.Millisecond), every, timeout, c.first.Round(time.Millisecond),
+				c.last.Round(time.Millisecond), why, held, per, ms(quiet.P99), ms(coming.P99), ms(loud.P99), float64(loud.P99)/float64(quiet.P99), ms(leaving.P99), welcome.Accepted, ms(welcome.Connack.P99), total.Lag)
 			s.calm(before)
 		})
 	}
