@@ -63,6 +63,7 @@ func heard(c net.Conn, b []byte) ([]byte, error) {
 // TestDrillClaims: crowds that claim more than they send, 268,435,455 bytes of a packet, 2^62 of a frame, 16 KiB of a record, take no memory for
 // what has not come. Goal: at most 16 KiB each.
 func TestDrillClaims(t *testing.T) {
+	beside(t)
 	const most = 16 << 10
 	n := sized(1000, 9000)
 	longest := []byte{0xff, 0xff, 0xff, 0x7f}
@@ -85,6 +86,7 @@ func TestDrillClaims(t *testing.T) {
 		{"a frame", "ws", true, func(voice) []byte { return []byte{0x82, 0xff, 0x40, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 0x30 ^ 1} }, false},
 	} {
 		t.Run(claim.name+" on "+claim.listener, func(t *testing.T) {
+			beside(t)
 			s := newSite(t, nil, []listener{{claim.listener, claim.listener, ""}}, "tls_records: limpet")
 			shake := voices(t)[claim.listener]
 			prepare := func(c net.Conn) (func(int) []byte, error) {
@@ -100,11 +102,11 @@ func TestDrillClaims(t *testing.T) {
 				}
 				return func(int) []byte { return claim.says(v) }, nil
 			}
-			warm := newCrowd(t, s.at[claim.listener], 50, nil, prepare) // what there is once for all
+			warm := s.crowd(claim.listener, 50, nil, prepare) // what there is once for all
 			warm.close()
 			until(t, patience, "the first are gone", func() (bool, any) { h := s.holds(); return h.sessions == 0, h })
 			before := s.holds()
-			c := newCrowd(t, s.at[claim.listener], n, nil, prepare)
+			c := s.crowd(claim.listener, n, nil, prepare)
 			if claim.refused {
 				until(t, patience, "all are cut", func() (bool, any) { c.look(); return c.gone == n, c.gone })
 			}
@@ -112,7 +114,7 @@ func TestDrillClaims(t *testing.T) {
 			until(t, patience, "memory", func() (bool, any) { // what the handshakes leave is collected when the edge has time
 				h := s.holds()
 				per = (h.rss - before.rss) / int64(n)
-				return per <= most && (claim.refused || h.sessions >= n), fmt.Sprintf("%d bytes for each of %d; %v; before: %v", per, n, h, before)
+				return per <= most && (claim.refused || h.sessions >= n), fmt.Sprintf("%d bytes for each of %d; %v; before: %v; ended: %v", per, n, h, before, s.ends())
 			})
 			if c.look(); !claim.refused && c.gone > 0 {
 				t.Errorf("%d of %d have been cut", c.gone, n)

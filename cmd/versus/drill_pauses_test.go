@@ -40,6 +40,7 @@ func (g gap) String() string {
 
 // TestDrillPauses: what an edge does besides is not felt by a live client. Goal: no gap above 20 ms on a quiet machine.
 func TestDrillPauses(t *testing.T) {
+	beside(t)
 	clients, rate := sized(20, 100), sized(400.0, 10_000.0) // publishes a second, and as many echoes
 	records := sized(2000, 100_000)
 	whole := lasting(t, 5*time.Second, 10*time.Minute)

@@ -21,7 +21,6 @@ import (
 
 	"github.com/limpet-mesh/limpet/cmd/versus/internal/gauge"
 	"github.com/limpet-mesh/limpet/cmd/versus/internal/load"
-	"github.com/limpet-mesh/limpet/cmd/versus/internal/sink"
 )
 
 // The drills are tests of one edge, the built binary with one loop, between the broker and the generators of versus, a process each:
@@ -43,6 +42,13 @@ func sized[T any](little, much T) T {
 		return much
 	}
 	return little
+}
+
+// beside lets a test run beside others, unless it shall print figures.
+func beside(t *testing.T) {
+	if !drilling() {
+		t.Parallel()
+	}
 }
 
 // lasting is how long a drill goes on: little, or as long as it is meant to, or what LIMPET_DRILL_FOR says (1m30s).
@@ -298,13 +304,6 @@ func (g *generator) stop() (seen load.Seen) {
 	return seen
 }
 
-// counts are the broker's.
-func (s *site) counts() (c sink.Counts) {
-	s.t.Helper()
-	s.ask(s.sink, request{Op: "counts"}, &c)
-	return c
-}
-
 // metrics are what the edge says of itself, by name with labels.
 func (s *site) metrics() map[string]float64 {
 	s.t.Helper()
@@ -389,7 +388,9 @@ func (s *site) ends() map[string]float64 {
 	for name, n := range s.metrics() {
 		if strings.HasPrefix(name, "limpet_edge_closed_total{") || strings.HasPrefix(name, "limpet_edge_rejected_total{") {
 			_, why, _ := strings.Cut(name, `reason="`)
-			all[strings.TrimSuffix(why, `"}`)] += n
+			if n > 0 {
+				all[strings.TrimSuffix(why, `"}`)] += n
+			}
 		}
 	}
 	return all

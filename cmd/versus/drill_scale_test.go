@@ -14,6 +14,7 @@ import (
 // TestDrillScale: thousands of clients on one edge, messages among them and others who come and go leave nothing behind. Goal: after the first of ten
 // parts (a minute of ten) nothing grows any more.
 func TestDrillScale(t *testing.T) {
+	beside(t)
 	clients, rate := sized(200, 9000), sized(500.0, 10_000.0) // publishes a second, and as many echoes
 	whole := lasting(t, 4*time.Second, 10*time.Minute)
 	const comings, passersby = 50, 250 // a second; they come again and again

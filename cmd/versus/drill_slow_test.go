@@ -32,7 +32,7 @@ type slow struct {
 
 // crowd is many of them, at one listener.
 type crowd struct {
-	t     *testing.T
+	s     *site
 	all   []*slow
 	epfd  int
 	last  time.Duration // from coming to being cut, of the one that took longest
@@ -41,20 +41,22 @@ type crowd struct {
 }
 
 // newCrowd connects n, as bare descriptors. prepare does what comes before the first word; nil: nothing.
-func newCrowd(t *testing.T, address string, n int, says func(i int) []byte, prepare func(c net.Conn) (func(i int) []byte, error)) *crowd {
+func (s *site) crowd(listener string, n int, says func(i int) []byte, prepare func(c net.Conn) (func(i int) []byte, error)) *crowd {
+	t := s.t
 	t.Helper()
 	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &crowd{t: t, epfd: epfd, all: make([]*slow, n)}
+	c := &crowd{s: s, epfd: epfd, all: make([]*slow, n)}
 	t.Cleanup(c.close)
-	at := netip.MustParseAddrPort(address)
+	at := netip.MustParseAddrPort(s.at[listener])
 	var next atomic.Int64
 	var workers sync.WaitGroup
 	for range 8 {
 		workers.Go(func() {
 			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				var err error
 				if c.all[i], err = connectSlow(at, says, prepare); err != nil {
 					t.Errorf("connection %d: %v", i, err)
 					return
@@ -117,8 +119,10 @@ func (c *crowd) close() {
 			unix.Close(s.fd)
 		}
 	}
-	unix.Close(c.epfd)
-	c.all = nil
+	if c.epfd >= 0 {
+		unix.Close(c.epfd)
+	}
+	c.all, c.epfd = nil, -1 // the numbers are somebody else's by now
 }
 
 // look finds who has been cut.
@@ -131,7 +135,7 @@ func (c *crowd) look() {
 			continue
 		}
 		if err != nil {
-			c.t.Fatal(err)
+			c.s.t.Fatal(err)
 		}
 		for _, ev := range evs[:n] {
 			s := c.all[ev.Fd]
@@ -158,21 +162,25 @@ func (c *crowd) look() {
 
 // speak lets each say a word every pause, evenly, until so many have been cut or it takes too long.
 func (c *crowd) speak(pause, within time.Duration, gone int) {
-	c.t.Helper()
+	c.s.t.Helper()
 	const tick = 10 * time.Millisecond
 	begun := time.Now()
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
-	for turn := 0; c.gone < gone; <-ticker.C {
-		if time.Since(begun) > within {
-			c.t.Fatalf("%d of %d have been cut after %v", c.gone, gone, within)
-		}
-		for until := int(int64(len(c.all)) * int64(time.Since(begun)) / int64(pause)); turn < until; turn++ {
+	for turn := 0; ; <-ticker.C {
+		until := int(int64(len(c.all)) * int64(time.Since(begun)) / int64(pause))
+		for turn = max(turn, until-len(c.all)); turn < until; turn++ { // one word each at most
 			if s := c.all[turn%len(c.all)]; !s.gone {
 				s.say()
 			}
 		}
-		c.look()
+		late := time.Since(begun) > within // before the look: a machine that stood still is no fault of the edge
+		if c.look(); c.gone >= gone {
+			return
+		}
+		if late {
+			c.s.t.Fatalf("%d of %d have been cut after %v; the edge: %v, ended: %v", c.gone, gone, within, c.s.holds(), c.s.ends())
+		}
 	}
 }
 
@@ -191,6 +199,7 @@ func longConnect() []byte {
 // TestDrillSlow: crowds that send a byte a second, at every layer, are cut at their deadline, hold little memory, and harm nobody. Goal: p99 of
 // those who are there at most twice the quiet one; at most 16 KiB held for each.
 func TestDrillSlow(t *testing.T) {
+	beside(t)
 	n := sized(300, 9500) // an edge with 20,000 descriptors takes (20,000-256)/2 connections, whatever they have said
 	timeout, every := sized(time.Second, 10*time.Second), sized(50*time.Millisecond, time.Second)
 	quietly := sized(500*time.Millisecond, 10*time.Second)
@@ -224,9 +233,7 @@ func TestDrillSlow(t *testing.T) {
 		{"HTTP request inside TLS", "wss", "wss", nil, inTLS(upgrade)},
 	} {
 		t.Run(layer.name, func(t *testing.T) {
-			if !drilling() {
-				t.Parallel()
-			}
+			beside(t)
 			s := newSite(t, urgent(), []listener{{"tcp", "tcp", ""}, {"tls", "tls", ""}, {"ws", "ws", ""}, {"wss", "wss", ""}, {"proxied", "tcp", ", proxy_protocol: {from: [127.0.0.0/8]}"}},
 				"tls_records: limpet", fmt.Sprintf("limits: {connect_timeout: %v}", timeout))
 			live := s.generator("mqtt", "tcp")
@@ -267,14 +274,14 @@ func TestDrillSlow(t *testing.T) {
 			var peak holds
 			var watching sync.WaitGroup
 			ctx, cancel := context.WithCancel(t.Context())
-			watching.Go(func() {
+			watching.Go(func() { // a failure of holds ends this goroutine, and the test afterwards
 				for pause(ctx, sized(50*time.Millisecond, 500*time.Millisecond)) == nil {
 					if h := s.holds(); h.descriptors > peak.descriptors {
 						peak = h
 					}
 				}
 			})
-			c := newCrowd(t, s.at[layer.listener], n, each(append(layer.says, 0)), layer.prepare)
+			c := s.crowd(layer.listener, n, each(append(layer.says, 0)), layer.prepare)
 			came := time.Since(c.all[0].came)
 			coming := live.mark().Latency
 			c.speak(every, timeout+patience, 1)
@@ -348,13 +355,12 @@ func limitDescriptors(t *testing.T, pid, more int) (undo func()) {
 // TestDrillDescriptors: an edge whose descriptors are used up, below what it believes to have, accepts nobody for the time, says so once, and
 // goes on with those whom it has; with descriptors it accepts again.
 func TestDrillDescriptors(t *testing.T) {
+	beside(t)
 	const spare = 40
 	exhausted := sized(time.Second, 8*time.Second) // after 10 s it may be said again
 	for _, listeners := range []struct{ name, scheme string }{{"tcp", "mqtt"}, {"tls", "mqtts"}, {"ws", "ws"}} {
 		t.Run(listeners.name, func(t *testing.T) {
-			if !drilling() {
-				t.Parallel()
-			}
+			beside(t)
 			s := newSite(t, urgent(), []listener{{listeners.name, listeners.name, ""}}, "tls_records: limpet")
 			live, newcomers := s.generator(listeners.scheme, listeners.name), s.generator(listeners.scheme, listeners.name)
 			live.connect(load.Connects{Count: 20, Rate: 200, Hold: true})
@@ -362,7 +368,7 @@ func TestDrillDescriptors(t *testing.T) {
 			before := s.holds()
 			live.mark()
 			undo := limitDescriptors(t, s.edge.pid(), spare)
-			c := newCrowd(t, s.at[listeners.name], 3*spare, each([]byte{0x10, recordHandshake}[:1]), nil)
+			c := s.crowd(listeners.name, 3*spare, each([]byte{0x10, recordHandshake}[:1]), nil)
 			until(t, patience, "accept fails", func() (bool, any) { n := s.linesWith("accept failed"); return n > 0, s.holds() })
 			if err := pause(t.Context(), exhausted); err != nil { // it has that long to say it again, ten times a second
 				t.Fatal(err)
@@ -372,6 +378,7 @@ func TestDrillDescriptors(t *testing.T) {
 			}
 			seen := live.mark()
 			c.close()
+			until(t, patience, "the crowd is gone", func() (bool, any) { h := s.holds(); return h.descriptors <= before.descriptors, h })
 			newcomers.connect(load.Connects{First: 1000, Count: 15, Hold: true})
 			undo()
 			newcomers.connect(load.Connects{First: 2000, Count: 100, Hold: true})

@@ -20,6 +20,7 @@ type phase struct {
 // TestDrillStorm: newcomers that make full TLS handshakes as fast as the edge takes them do not starve those who are there. Goal: p99 of their
 // messages at most twice the quiet one.
 func TestDrillStorm(t *testing.T) {
+	beside(t)
 	clients, rate := sized(20, 100), sized(100.0, 500.0) // of each listener; publishes a second, and as many echoes
 	quietly, stormy := sized(time.Second, 10*time.Second), sized(2*time.Second, 20*time.Second)
 	const width = 64 // handshakes under way
