@@ -440,7 +440,7 @@ func watchStalls(t *testing.T) *stalls {
 	return s
 }
 
-// watch sleeps by raw system calls, of which this process's scheduler knows nothing.
+// watch sleeps on a thread of its own. This process does little else: what its own scheduler takes to let it go on is in the figure.
 func (s *stalls) watch() {
 	const nap = time.Millisecond
 	pause := unix.NsecToTimespec(int64(nap))
