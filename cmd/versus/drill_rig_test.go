@@ -218,6 +218,13 @@ func (s *site) start(name string, talk bool, argv ...string) *process {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() {
+		select {
+		case <-p.gone:
+			if s.t.Failed() {
+				s.t.Logf("%s had ended by itself: %v", name, p.cmd.ProcessState)
+			}
+		default:
+		}
 		p.end()
 		if said := p.said(); s.t.Failed() && said != "" {
 			s.t.Logf("%s%s", name, said)
