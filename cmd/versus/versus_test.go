@@ -5,8 +5,8 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -14,21 +14,32 @@ import (
 	"github.com/limpet-mesh/limpet/cmd/versus/internal/peer"
 )
 
-// TestMain: broker and generator are this program again.
+// TestMain: broker and generators are this program again.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && (os.Args[1] == "sink" || os.Args[1] == "load") {
-		os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "sink", "load":
+			os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+		case "storm":
+			os.Exit(storm(os.Args[2:], os.Stdin, os.Stdout, os.Stderr))
+		}
 	}
-	os.Exit(m.Run())
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "versus-")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		buildDir = dir
+		return m.Run()
+	}())
 }
 
 // TestQuick runs all figures, small, with limpet and without a proxy; HAProxy is missing.
 func TestQuick(t *testing.T) {
 	dir := t.TempDir()
-	limpet, file := filepath.Join(dir, "limpet"), filepath.Join(dir, "report.json")
-	if out, err := exec.Command("go", "build", "-o", limpet, "github.com/limpet-mesh/limpet/cmd/limpet").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	limpet, file := builtLimpet(t), filepath.Join(dir, "report.json")
 	var stdout, stderr bytes.Buffer
 	args := []string{
 		"--quick", "--modes", "plain", "--figures", "500,saturated,connect,idle", "--peers", "limpet,haproxy,direct", "--program", "limpet=" + limpet,

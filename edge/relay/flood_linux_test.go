@@ -32,10 +32,9 @@ func size(t *testing.T, few, all, descriptors int) int {
 	return n
 }
 
-// goodClient sends messages and waits for their echoes until the test says so; then it tells how long they took.
-func goodClient(t *testing.T, at netip.AddrPort) (over func()) {
+// goodClient sends messages on c and waits for their echoes until the test says so; then it tells how long they took.
+func goodClient(t *testing.T, c net.Conn) (over func()) {
 	t.Helper()
-	c := mustDial(t, at)
 	round := func(send []byte, back int) bool {
 		c.SetDeadline(time.Now().Add(patience))
 		c.Write(send)
@@ -199,43 +198,79 @@ func TestAClaimTakesNoMemory(t *testing.T) {
 // Thousands that connect and break their connections at once, at every stage: each is a session that ends, nothing of it stays, and others do not
 // notice.
 func TestAFloodOfResets(t *testing.T) {
-	n := size(t, 2000, 20_000, 1)
 	at := brokers(t, func(c *net.TCPConn) { io.Copy(c, c) })
-	var ended atomic.Int64
-	limits := &Limits{AcceptFailed: func(err error) { t.Errorf("accept: %v", err) }}
-	addr := relays()["epoll"](t, at, limits, func(Summary) { ended.Add(1) })
-	over := goodClient(t, addr)
+	for _, m := range loopModes() {
+		if m.broker == (wrapping{}) {
+			t.Run(m.name, func(t *testing.T) { floodOfResets(t, m, at) })
+		}
+	}
+}
+
+func floodOfResets(t *testing.T, m mode, at netip.AddrPort) {
+	plain := m.client == (wrapping{})
+	n := size(t, 400, 20_000, 1)
+	if plain {
+		n = size(t, 2000, 20_000, 1)
+	}
+	var ended, served atomic.Int64
+	addr, _ := m.relay(t, relayed{
+		limits: &Limits{AcceptFailed: func(err error) { t.Errorf("accept: %v", err) }},
+		owner:  func() Owner { return &echoOwner{m.target(at, nil), func(Summary) { ended.Add(1) }} },
+	})
+	over := goodClient(t, m.dial(t, addr))
 	before := openDescriptors(t)
+	// one connects, says so much, and breaks its connection.
+	one := func(stage int) error {
+		c, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(addr))
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		c.SetLinger(0)
+		c.SetDeadline(time.Now().Add(patience))
+		if stage == 0 {
+			return nil
+		}
+		if stage == 1 { // of whatever is expected first
+			_, err := c.Write([]byte{map[bool]byte{true: connect311[0], false: 22}[plain], 3})
+			return err
+		}
+		through, err := m.client.far(c, true)
+		if err != nil {
+			return err
+		}
+		if stage == 2 {
+			_, err := through.Write(append(append([]byte{}, connect311...), publish...))
+			return err
+		}
+		through.Write(connect311)
+		if _, err := io.ReadFull(through, make([]byte, len(connack311))); err != nil {
+			return err
+		}
+		served.Add(1)
+		_, err = through.Write(bigPublish)
+		return err
+	}
 	var flood sync.WaitGroup
 	for i := range 8 {
 		flood.Go(func() {
 			for j := i; j < n; j += 8 {
-				c, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(addr))
-				if err != nil {
-					t.Error(err)
+				if err := one(j / 8 % 4); err != nil {
+					t.Errorf("stage %d: %v", j/8%4, err)
 					return
 				}
-				c.SetLinger(0)
-				switch j / 8 % 4 {
-				case 1:
-					c.Write(connect311[:7])
-				case 2:
-					c.Write(append(append([]byte{}, connect311...), publish...))
-				case 3:
-					c.SetDeadline(time.Now().Add(patience))
-					c.Write(connect311)
-					if _, err := io.ReadFull(c, make([]byte, len(connack311))); err != nil {
-						t.Errorf("CONNACK: %v", err)
-					}
-					c.Write(bigPublish)
-				}
-				c.Close()
 			}
 		})
 	}
 	flood.Wait()
 	over()
-	until(t, "each has ended", func() (bool, any) { e := ended.Load(); return e == int64(n)+1, e }) // the good one too
+	until(t, "each has ended", func() (bool, any) {
+		e := ended.Load()
+		if plain {
+			return e == int64(n)+1, e // the good one too
+		}
+		return e > served.Load(), e // who breaks off in the handshakes had no session
+	})
 	until(t, "the descriptors are closed", func() (bool, any) { now := openDescriptors(t); return now <= before, [2]int{before, now} })
 }
 
@@ -249,7 +284,7 @@ func TestACrowdOfSlowClients(t *testing.T) {
 	at := brokers(t, func(c *net.TCPConn) { io.Copy(c, c) })
 	ended := make(chan Summary, n+1)
 	addr := relays()["epoll"](t, at, &Limits{ConnectTimeout: timeout}, func(s Summary) { ended <- s })
-	over := goodClient(t, addr)
+	over := goodClient(t, mustDial(t, addr))
 	slow := mqtt.AppendConnect(nil, &mqtt.Connect{Version: mqtt.V311, ClientID: bytes.Repeat([]byte("slow"), 1000)})
 	fds := crowd(t, addr, n, slow[:1])
 	cut, sent := 0, 1

@@ -3,6 +3,8 @@ package load
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/limpet-mesh/limpet/loadtest/pace"
@@ -21,8 +23,8 @@ func (l *Load) crew() error {
 		return ErrTraffic
 	}
 	l.held = l.held[:0]
-	for i := 0; i < len(l.devices); i++ {
-		if d := l.devices[i]; d != nil && d.accepted && d.party.hold {
+	for _, i := range slices.Sorted(maps.Keys(l.devices)) {
+		if d := l.devices[i]; d.accepted && d.party.hold {
 			l.held = append(l.held, d)
 		}
 	}
