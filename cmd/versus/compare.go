@@ -103,14 +103,18 @@ func compare(ctx context.Context, p *params, stdout, stderr io.Writer) error {
 	if need := uint64(2*p.Idle + 500); r.Machine.Descriptors < need && r.wants(idle) {
 		fmt.Fprintf(stderr, "%d idle clients take a proxy %d descriptors, and %d are allowed (ulimit -n): this will fail; --idle takes less\n", p.Idle, need, r.Machine.Descriptors)
 	}
-	for _, one := range p.Peers {
-		r.Versions[one.Name] = one.Version()
-	}
 	dir, err := os.MkdirTemp("", "versus-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
+	for i := range p.Peers {
+		one := &p.Peers[i]
+		if err := one.Build(ctx, dir); err != nil {
+			return err
+		}
+		r.Versions[one.Name] = one.Version()
+	}
 	cert := filepath.Join(dir, "cert.pem")
 	if err := writeCertificate(cert); err != nil {
 		return err
@@ -147,6 +151,9 @@ func (r *Report) measure(ctx context.Context, m peer.Mode, cert string, stderr i
 		for rep := range p.Reps {
 			for i := range p.Peers {
 				one := p.Peers[(i+rep)%len(p.Peers)]
+				if !one.Speaks(m) {
+					continue
+				}
 				begin := time.Now()
 				u, configs, err := p.measureQuietly(ctx, one, m, figure, rep, cert)
 				if ctx.Err() != nil {

@@ -80,11 +80,11 @@ type params struct {
 
 func parse(args []string, stderr io.Writer) (*params, error) {
 	p := &params{Brokers: 3}
-	programs := peer.Programs{"limpet": "bin/limpet", "haproxy": "haproxy", "nginx": "nginx"}
+	programs := peer.Programs{"limpet": "bin/limpet", "haproxy": "haproxy", "nginx": "nginx", "floor": "cc"}
 	f := flag.NewFlagSet("versus", flag.ContinueOnError)
 	f.SetOutput(stderr)
 	modes := f.String("modes", "plain,tls,ws,wss", "what clients speak to the proxy")
-	peers := f.String("peers", "limpet,limpet-2,haproxy,haproxy-2,nginx,direct", "PROGRAM[-THREADS][:SETTING=VALUE…],…; settings are of limpet's edge.yaml, tls.X of its listener")
+	peers := f.String("peers", "limpet,limpet-2,haproxy,haproxy-2,nginx,floor,direct", "PROGRAM[-THREADS][:SETTING=VALUE…],…; settings are of limpet's edge.yaml, tls.X of its listener")
 	figures := f.String("figures", "", "messages a second such as 2k, saturated, connect, idle (default: 2k,20k,saturated,connect,idle, with 5k instead of 20k where there is TLS or WebSocket)")
 	f.IntVar(&p.Reps, "reps", 5, "repetitions")
 	f.StringVar(&p.JSON, "json", "", "write everything to `FILE`")

@@ -27,6 +27,8 @@ func (p Peer) Configure(s Setup) (files map[string]string, argv []string) {
 		return map[string]string{"haproxy.cfg": p.haproxy(s)}, []string{p.Program, "-db", "-q", "-f", file("haproxy.cfg")}
 	case NGINX:
 		return map[string]string{"nginx.conf": p.nginx(s)}, []string{p.Program, "-p", s.Dir, "-c", file("nginx.conf"), "-e", file("error.log")}
+	case Floor:
+		return nil, append([]string{p.Program, s.Listen}, s.Brokers...)
 	}
 	return nil, nil
 }
@@ -210,8 +212,9 @@ func Differences(modes []Mode) []string {
 			"CONNECT, then it relays blindly. NGINX cannot read MQTT (that is NGINX Plus): it hashes the client's address.",
 		"PROXY header to the broker: v2 by limpet and HAProxy, v1 by NGINX's stream module, none by its http module. Nobody writes a log line for a connection; limpet by default does. " +
 			"limpet and HAProxy probe the brokers every 2 s over TCP, NGINX never.",
+		"floor is a bound, no proxy: a C program of one thread that reads and writes each message, and does nothing else (no packets, counts, timeouts, limits, half closes). What it costs is the kernel's.",
 		"limpet runs without stores (`store: none`): a mesh writes a client's record to etcd once, behind its CONNACK, which is not in these figures.",
-		"HAProxy waits for a client's first bytes in the kernel (defer-accept), and so does NGINX's http module; limpet does not, nor can NGINX's stream module. GOMAXPROCS of limpet is as it chooses itself, and its garbage collector may use it: " +
+		"limpet and HAProxy wait for a client's first bytes in the kernel (defer-accept), and so does NGINX's http module; its stream module cannot. GOMAXPROCS of limpet is as it chooses itself, and its garbage collector may use it: " +
 			"one loop is one busy thread, not a bound on its threads, unless it is pinned.",
 		"Less what `direct` has in the same repetition: added latency, machine, and memory with the kernel's. Machine is all CPU that was not idle, without broker, generator and " +
 			"other programs: the kernel's threads and interrupts are in it, where a proxy could hide work. Memory of an idle client is what RSS grew, divided by their number; with " +

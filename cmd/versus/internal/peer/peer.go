@@ -8,8 +8,12 @@
 package peer
 
 import (
+	"bytes"
+	"context"
+	_ "embed" // floor.c
 	"fmt"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -43,6 +47,7 @@ const (
 	Limpet  Kind = "limpet"
 	HAProxy Kind = "haproxy"
 	NGINX   Kind = "nginx"
+	Floor   Kind = "floor"  // the least that relays at all, in C
 	Direct  Kind = "direct" // no proxy
 )
 
@@ -57,7 +62,27 @@ type Peer struct {
 
 type setting struct{ name, value string }
 
-// Programs are the files of programs by name: "limpet", "haproxy", "nginx", and names of the caller's for other builds of limpet.
+// floorSource is what Build compiles.
+//
+//go:embed floor/floor.c
+var floorSource []byte
+
+// Build makes p's program where it is not one already: Floor's, in dir, by the C compiler that p.Program names.
+func (p *Peer) Build(ctx context.Context, dir string) error {
+	if p.Kind != Floor {
+		return nil
+	}
+	file := filepath.Join(dir, "floor")
+	c := exec.CommandContext(ctx, p.Program, "-O2", "-x", "c", "-o", file, "-")
+	c.Stdin = bytes.NewReader(floorSource)
+	if out, err := c.CombinedOutput(); err != nil {
+		return fmt.Errorf("floor: %s: %w: %s", p.Program, err, out)
+	}
+	p.Program = file
+	return nil
+}
+
+// Programs are the files of programs by name: "limpet", "haproxy", "nginx", "floor" (a C compiler), and names of the caller's for other builds of limpet.
 type Programs map[string]string
 
 var form = regexp.MustCompile(`^([a-z][a-z0-9.]*)(?:-([1-9][0-9]?))?((?::[a-z_.]+=[^:]*)*)$`)
@@ -66,13 +91,13 @@ var form = regexp.MustCompile(`^([a-z][a-z0-9.]*)(?:-([1-9][0-9]?))?((?::[a-z_.]
 func Parse(name string, programs Programs) (Peer, error) {
 	m := form.FindStringSubmatch(name)
 	if m == nil {
-		return Peer{}, fmt.Errorf("peer %q: expected limpet, haproxy, nginx or direct, -N for N threads, and for limpet :setting=value", name)
+		return Peer{}, fmt.Errorf("peer %q: expected limpet, haproxy, nginx, floor or direct, -N for N threads, and for limpet :setting=value", name)
 	}
 	p := Peer{Name: name, Kind: Kind(m[1]), Program: programs[m[1]], Threads: 1}
 	switch p.Kind {
 	case Direct:
 		return p, nil
-	case HAProxy, NGINX:
+	case HAProxy, NGINX, Floor:
 	default:
 		p.Kind = Limpet
 	}
@@ -85,6 +110,9 @@ func Parse(name string, programs Programs) (Peer, error) {
 	for _, s := range strings.Split(m[3], ":")[1:] {
 		key, value, _ := strings.Cut(s, "=")
 		p.settings = append(p.settings, setting{key, value})
+	}
+	if p.Kind == Floor && p.Threads > 1 {
+		return Peer{}, fmt.Errorf("peer %q: it has one thread", name)
 	}
 	if len(p.settings) > 0 && p.Kind != Limpet {
 		return Peer{}, fmt.Errorf("peer %q: only limpet has settings", name)
@@ -103,8 +131,11 @@ func (p Peer) Missing() string {
 	if _, err := exec.LookPath(p.Program); err == nil {
 		return ""
 	}
-	if p.Kind == Limpet {
+	switch p.Kind {
+	case Limpet:
 		return "make build"
+	case Floor:
+		return "apt-get install gcc libc6-dev"
 	}
 	return "apt-get install " + packages[p.Kind]
 }
@@ -117,12 +148,17 @@ func (p Peer) Reference() string {
 	return fmt.Sprintf("%s-%d", HAProxy, p.Threads)
 }
 
+// Speaks reports whether p serves clients of this mode.
+func (p Peer) Speaks(m Mode) bool { return p.Kind != Floor || m == Plain }
+
 // Sticky reports whether p has one broker for a client ID in this mode.
-func (p Peer) Sticky(m Mode) bool { return p.Kind == Limpet || p.Kind == HAProxy && !m.WebSocket() }
+func (p Peer) Sticky(m Mode) bool {
+	return p.Kind == Limpet || p.Kind == Floor || p.Kind == HAProxy && !m.WebSocket()
+}
 
 // Proxied reports whether p tells the broker the client's address in a PROXY header.
 func (p Peer) Proxied(m Mode) bool {
-	return p.Kind == Limpet || p.Kind == HAProxy || p.Kind == NGINX && !m.WebSocket()
+	return p.Kind == Limpet || p.Kind == HAProxy || p.Kind == Floor || p.Kind == NGINX && !m.WebSocket()
 }
 
 // Frames reports whether the broker behind p has to speak WebSocket.

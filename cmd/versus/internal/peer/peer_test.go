@@ -10,7 +10,7 @@ import (
 	"github.com/limpet-mesh/limpet/edge/config"
 )
 
-var programs = Programs{"limpet": "limpet", "before": "/old/limpet", "haproxy": "haproxy", "nginx": "nginx"}
+var programs = Programs{"limpet": "limpet", "before": "/old/limpet", "haproxy": "haproxy", "nginx": "nginx", "floor": "cc"}
 
 func TestParse(t *testing.T) {
 	for name, want := range map[string]Peer{
@@ -19,6 +19,8 @@ func TestParse(t *testing.T) {
 		"haproxy-12":  {Kind: HAProxy, Program: "haproxy", Threads: 12},
 		"nginx":       {Kind: NGINX, Program: "nginx", Threads: 1},
 		"direct":      {Kind: Direct, Threads: 1},
+		"floor":       {Kind: Floor, Program: "cc", Threads: 1},
+		"floor-2":     {},
 		"limpet:x=1:": {},
 		"squid":       {},
 		"haproxy:x=1": {},
