@@ -366,6 +366,13 @@ func (c *ciphers) Adopt(l relay.Layer) {
 	}
 }
 
+// Part implements relay.Shared.
+func (c *ciphers) Part(l relay.Layer) {
+	if r, ok := l.(*tls13.Records); ok {
+		r.Bind(nil)
+	}
+}
+
 // listener is one open listener.
 type listener struct {
 	srv    *Server
