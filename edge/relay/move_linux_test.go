@@ -342,6 +342,7 @@ func TestMailGoesAlong(t *testing.T) {
 
 // The watch over a session goes on where it goes, and its traces elsewhere do nothing.
 func TestKeepAliveOnTheMove(t *testing.T) {
+	t.Parallel()
 	at := brokers(t, func(c *net.TCPConn) { io.Copy(c, c) })
 	const sessions = 20
 	ended := make(chan Summary, sessions+1)
@@ -399,7 +400,7 @@ func TestMovesLeaveNothingInTheWheels(t *testing.T) {
 	conn := receive(t, "route", o.conns)
 	receive(t, "accepted", o.accepted)
 	k.enter(conn)
-	const moves = 200
+	const moves = 100
 	for end := time.Now().Add(patience); k.moved(conn) < moves; {
 		if time.Now().After(end) {
 			t.Fatalf("moved %d times", k.moved(conn))
