@@ -65,7 +65,8 @@ type Config struct {
 	Metrics   *Metrics
 	// Doubt is told of every failed dial, with its error, and with nil of sessions that a broker ended or did not answer. It must not block.
 	Doubt func(ref registry.BrokerRef, err error)
-	// Loops is the number of epoll loops, for all but QUIC; 0 = 1. Where there is no epoll it is ignored.
+	// Loops is the number of epoll loops, for all but QUIC; 0 = as many as their load wants, up to the number of processors. Where there is no epoll it
+	// is ignored.
 	Loops int
 	// MaxConnections bounds the clients; 0 = no bound of ours. Above it connections are closed at accept.
 	MaxConnections int
@@ -89,7 +90,7 @@ type Server struct {
 	table *Table
 	state atomic.Pointer[registry.State]
 	view  atomic.Pointer[router.View]
-	loops []*relay.Loop
+	loops *loops // nil: this system has none
 	own   ownAddresses
 
 	counters relay.Counters
@@ -118,12 +119,9 @@ func New(conf Config) (*Server, error) {
 	s.state.Store(conf.Cache.State())
 	s.view.Store(router.NewView(conf.Cache.State()))
 	if relay.Supported {
-		for range max(conf.Loops, 1) {
-			l, err := relay.NewLoop(relay.LoopConfig{Shared: new(ciphers)})
-			if err != nil {
-				return nil, err
-			}
-			s.loops = append(s.loops, l)
+		var err error
+		if s.loops, err = newLoops(s, conf.Loops); err != nil {
+			return nil, err
 		}
 	}
 	conf.Resolver.Refuse(s.own.has)
@@ -133,7 +131,7 @@ func New(conf Config) (*Server, error) {
 
 // Listen opens a listener. Its clients wait in the kernel until Run.
 func (s *Server) Listen(conf Listener) (*listen.Listener, error) {
-	ln := &listener{srv: s, pool: conf.Pool, limits: conf.Limits}
+	ln := &listener{srv: s, pool: conf.Pool, limits: conf.Limits, leave: map[*relay.Loop]func(){}}
 	ln.limits.Counters, ln.limits.Held, ln.limits.AcceptFailed = &s.counters, s.held, ln.acceptFailed
 	conf.OnReject, conf.OnAcceptError = ln.rejected, ln.acceptFailed
 	l, err := listen.Open(conf.Config)
@@ -154,25 +152,33 @@ func (s *Server) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	inner, cancel := context.WithCancel(ctx)
 	defer cancel()
-	errs := make(chan error, len(s.loops)+len(s.listeners)+1)
-	for _, l := range s.loops {
+	errs := make(chan error, 1)
+	fail := func(err error) {
+		select {
+		case errs <- err: // the first
+		default:
+		}
+		cancel()
+	}
+	if s.loops != nil {
+		s.loops.begin(inner, &running, fail)
+	}
+	listeners := s.listening()
+	for _, ln := range listeners {
+		if s.loops != nil && ln.open.RawTCP() != nil {
+			if err := s.loops.listen(ln); err != nil && inner.Err() == nil {
+				fail(err)
+			}
+			continue
+		}
 		running.Go(func() {
-			if err := l.Run(inner); err != nil {
-				errs <- err
-				cancel()
+			if err := ln.serve(inner); err != nil {
+				fail(err)
 			}
 		})
 	}
-	s.mu.Lock()
-	listeners := s.listeners
-	s.mu.Unlock()
-	for _, ln := range listeners {
-		running.Go(func() {
-			if err := ln.serve(inner); err != nil {
-				errs <- err
-				cancel()
-			}
-		})
+	if s.loops != nil {
+		s.loops.govern()
 	}
 	running.Go(func() { s.refresh(inner) })
 	<-inner.Done()
@@ -197,6 +203,13 @@ func (s *Server) Run(ctx context.Context) error {
 	default:
 		return nil
 	}
+}
+
+// listening are the listeners.
+func (s *Server) listening() []*listener {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.listeners
 }
 
 // task runs fn in a goroutine that Run waits for; false if Run does not any more.
@@ -237,10 +250,7 @@ func (s *Server) Drain(ctx context.Context, grace time.Duration) error {
 		return ErrDraining
 	}
 	s.leaving.Store(true)
-	s.mu.Lock()
-	listeners := s.listeners
-	s.mu.Unlock()
-	for _, ln := range listeners {
+	for _, ln := range s.listening() {
 		ln.close()
 	}
 	ctx, cancel := context.WithTimeout(ctx, grace)
@@ -280,6 +290,14 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 // Draining reports whether Drain was called.
 func (s *Server) Draining() bool { return s.draining.Load() }
+
+// MostLoops is how many epoll loops there may be at the same time. Each keeps a processor (GOMAXPROCS) while it is busy, and needs two more for all.
+func (s *Server) MostLoops() int {
+	if s.loops == nil {
+		return 0
+	}
+	return s.loops.governor.most
+}
 
 // Live is the number of sessions, from accept to close.
 func (s *Server) Live() int { return int(s.live.Load()) }
@@ -365,6 +383,13 @@ func (c *ciphers) Adopt(l relay.Layer) {
 	}
 }
 
+// Part implements relay.Shared.
+func (c *ciphers) Part(l relay.Layer) {
+	if r, ok := l.(*tls13.Records); ok {
+		r.Bind(nil)
+	}
+}
+
 // listener is one open listener.
 type listener struct {
 	srv    *Server
@@ -375,43 +400,61 @@ type listener struct {
 	accepts, sessions     prometheus.Counter
 
 	mu     sync.Mutex
-	leave  []func() // makes the loops stop accepting
+	socket *relay.Socket          // for the loops, once they serve it
+	leave  map[*relay.Loop]func() // makes a loop stop accepting
 	closed bool
 
 	warned seldom // of accept's failure
 }
 
-// serve accepts until ctx ends or the listener is closed: in the loops where they can, in goroutines otherwise.
-func (ln *listener) serve(ctx context.Context) error {
-	s := ln.srv
-	if tcp := ln.open.RawTCP(); tcp != nil && len(s.loops) > 0 {
-		for _, l := range s.loops {
-			var leave func()
-			var err error
-			if ln.open.Config().Transport == listen.TCP {
-				leave, err = l.Listen(tcp, &ln.limits, ln.accept)
-			} else {
-				leave, err = l.Open(tcp, &ln.limits, ln.open.Door(ln.welcome))
-			}
-			ln.mu.Lock()
-			closed := ln.closed
-			if err != nil {
-				ln.mu.Unlock()
-				if closed || ctx.Err() != nil { // before we came
-					return nil
-				}
-				return err
-			}
-			ln.leave = append(ln.leave, leave)
-			ln.mu.Unlock()
-			if closed {
-				leave()
-			}
-		}
-		ln.open.LetGo()
-		<-ctx.Done()
+// share makes the listener one for loops.
+func (ln *listener) share() (err error) {
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	if ln.closed {
 		return nil
 	}
+	if ln.socket, err = relay.NewSocket(ln.open.RawTCP()); err != nil {
+		return err
+	}
+	ln.open.LetGo()
+	return nil
+}
+
+// attach makes a loop, which must be running, accept, unless the listener is closed or not one for loops.
+func (ln *listener) attach(l *relay.Loop) error {
+	ln.mu.Lock() // whoever closes the listener waits for the loop
+	defer ln.mu.Unlock()
+	if ln.socket == nil {
+		return nil
+	}
+	var leave func()
+	var err error
+	if ln.open.Config().Transport == listen.TCP {
+		leave, err = l.Listen(ln.socket, &ln.limits, ln.accept)
+	} else {
+		leave, err = l.Open(ln.socket, &ln.limits, ln.open.Door(ln.welcome))
+	}
+	if err == nil {
+		ln.leave[l] = leave
+	}
+	return err
+}
+
+// detach makes a loop stop accepting.
+func (ln *listener) detach(l *relay.Loop) {
+	ln.mu.Lock()
+	leave := ln.leave[l]
+	delete(ln.leave, l)
+	ln.mu.Unlock()
+	if leave != nil {
+		leave()
+	}
+}
+
+// serve accepts in goroutines until ctx ends or the listener is closed.
+func (ln *listener) serve(ctx context.Context) error {
+	s := ln.srv
 	return ln.open.Serve(ctx, func(st relay.Stream, o relay.Origin, accepted time.Time) {
 		c := s.admit(ln, o)
 		if c == nil {
@@ -443,11 +486,14 @@ func (ln *listener) welcome(o relay.Origin) relay.Owner {
 // close stops accepting.
 func (ln *listener) close() {
 	ln.mu.Lock()
-	leave := ln.leave
-	ln.closed, ln.leave = true, nil
+	leave, socket := ln.leave, ln.socket
+	ln.closed, ln.leave, ln.socket = true, nil, nil
 	ln.mu.Unlock()
 	for _, f := range leave {
 		f()
+	}
+	if socket != nil {
+		socket.Close()
 	}
 	ln.open.Close()
 }

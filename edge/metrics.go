@@ -97,6 +97,12 @@ func (m *Metrics) observe(s *Server) {
 	gauge("connections_max", "Sessions that this edge takes at most; 0 = no bound.", func() float64 { return float64(s.conf.MaxConnections) })
 	gauge("routed_connections", "Sessions now that have, or are getting, a broker.", func() float64 { return float64(s.table.count()) })
 	gauge("held_bytes", "Memory that clients without a CONNACK take beyond 2 KiB each.", func() float64 { return float64(s.held.Used()) })
+	if f := s.loops; f != nil {
+		gauge("loops", "Epoll loops now.", func() float64 { return float64(f.number()) })
+		m.reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "limpet_edge_loop_busy_seconds_total", Help: "Time in which epoll loops did not wait, of all of them together.",
+		}, func() float64 { return f.busy().Seconds() }))
+	}
 	if lost := s.conf.LogLost; lost != nil {
 		m.reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "limpet_edge_log_lines_lost_total", Help: "Lines of the log that were dropped because its reader did not take them in time.",

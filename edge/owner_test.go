@@ -76,8 +76,10 @@ func newDesk(t *testing.T, committer func(*desk) Committer) *desk {
 		wg.Wait()
 		d.tasks.Wait()
 		d.store.Close()
-		for _, l := range d.loops {
-			l.Run(ctx) // frees what it holds
+		if d.loops != nil {
+			for _, l := range d.loops.working {
+				l.Run(ctx) // frees what it holds
+			}
 		}
 	})
 	for !d.cache.Current() {

@@ -52,6 +52,7 @@ type fakeBroker struct {
 	sessions map[string]bool
 	connects int
 	silent   bool   // accept, and say nothing
+	echo     bool   // say what is said
 	assign   string // the ID given to clients without one
 	props    []byte // CONNACK properties, v5
 }
@@ -127,9 +128,13 @@ func (b *fakeBroker) serve(c net.Conn) {
 	}
 	b.sessions[id] = k.Persistent()
 	b.live[id] = append(b.live[id], c)
+	to := io.Discard
+	if b.echo {
+		to = c
+	}
 	b.mu.Unlock()
 	c.Write(reply)
-	io.Copy(io.Discard, c)
+	io.Copy(to, c)
 	b.mu.Lock()
 	b.live[id] = slices.DeleteFunc(b.live[id], func(x net.Conn) bool { return x == c })
 	b.mu.Unlock()

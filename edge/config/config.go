@@ -42,7 +42,7 @@ type Edge struct {
 	Listeners  []Listener
 	TLSRecords TLSRecords
 	Limits     Limits
-	Loops      int // epoll loops; 0 = choose
+	Loops      int // epoll loops; 0 = as many as their load wants
 	Admin      Admin
 	Log        Log
 	Shutdown   Shutdown

@@ -13,7 +13,7 @@ import (
 
 // conn is a session in a loop. Only its loop touches it.
 type conn struct {
-	loop  *Loop
+	loop  *Loop // others ask home
 	owner Owner
 	s     Session
 	fd    [2]int32    // -1 = none
@@ -41,6 +41,8 @@ type way struct {
 	addr    int                // index of the target's address that is being dialed
 	until   int64              // when the next one gets its turn; counts while dialing
 	hangUp  context.CancelFunc // ends the dial of a goroutine; else nil
+	joins   int                // goroutines that dial, or were told to hang up: each comes back to this loop
+	arrived bool               // the broker has accepted: what is left to do is to wait for them
 	failure error              // of the last dial
 }
 
@@ -55,14 +57,10 @@ func (b *backlog) size() int {
 }
 
 // Answer implements Conn.
-func (c *conn) Answer(a Answer) {
-	c.loop.send(mail{conn: c, answer: a})
-}
+func (c *conn) Answer(a Answer) { c.post(mail{conn: c, answer: a}) }
 
 // Stop implements Conn.
-func (c *conn) Stop(r Reason) {
-	c.loop.send(mail{conn: c, stop: r})
-}
+func (c *conn) Stop(r Reason) { c.post(mail{conn: c, stop: r}) }
 
 // sock is side's descriptor.
 func (c *conn) sock(side Side) int { return int(c.fd[side]) }
@@ -232,7 +230,8 @@ func (c *conn) carryOut(out []Action) {
 			}
 			c.close(Broker)
 		case OpAccepted:
-			c.way = nil
+			c.way.arrived = true
+			c.settle()
 			if k, err := mqtt.ParseConnack(a.Data, c.s.Version); err == nil {
 				c.owner.Accepted(c, k, c.s.toConnack())
 			}
@@ -262,6 +261,13 @@ func (c *conn) carryOut(out []Action) {
 	l.out = out[:0]
 	if !c.closed {
 		c.arm()
+	}
+}
+
+// settle lets go of the way once it is behind us.
+func (c *conn) settle() {
+	if c.way != nil && c.way.arrived && c.way.joins == 0 {
+		c.way = nil
 	}
 }
 

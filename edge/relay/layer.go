@@ -26,6 +26,8 @@ type Layer interface {
 type Shared interface {
 	// Adopt is called with each layer of a session when the loop takes it.
 	Adopt(Layer)
+	// Part is called with each layer of a session that goes on in another loop, before that one adopts it.
+	Part(Layer)
 	// Tick is called once a second while anything happens, and afterwards until it returns 0.
 	Tick() (held int)
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -36,11 +37,11 @@ const (
 // writing through; bytes are kept only for a socket that is full, and then its peer is not read. Handshakes of TLS and WebSocket are
 // coroutines of it (greeting), which give it the layers to go on with.
 //
-// A loop belongs to the goroutine that runs it. Other goroutines reach it through its mail box. It keeps a processor (GOMAXPROCS) to itself while
+// A loop belongs to the goroutine that runs it. Other goroutines reach it through its mail box. Sessions that relay can move to another loop (Give). It keeps a processor (GOMAXPROCS) to itself while
 // it is busy, and there should be two more than there are loops, for the goroutines that loops wake up: an idle one takes them over at once.
 type Loop struct {
 	epfd, wake int
-	epoch      time.Time
+	epoch      time.Time // of all loops: the times of a session hold wherever it is
 
 	// Owned by Run.
 	events    [loopEvents]unix.EpollEvent
@@ -62,15 +63,27 @@ type Loop struct {
 	ticking   bool     // shared is told the time
 	busy      bool
 	now       int64
+	woke      int64         // when the last wait ended
+	worked    time.Duration // what Busy tells
+	gifts     []gift        // under way
+	next      int           // slot to look at for one
+	leaving   bool          // Retire was called
+
+	load     atomic.Int64 // Busy
+	sessions atomic.Int64
 
 	work sync.WaitGroup  // goroutines that shake hands
 	life context.Context // theirs: ends with Run
 
-	mu     sync.Mutex
-	mail   []mail
-	rung   bool
-	closed bool
+	mu      sync.Mutex
+	mail    []mail
+	rung    bool
+	closed  bool
+	retired bool // takes no sessions of other loops any more
 }
+
+// epoch is when the time of loops begins.
+var epoch = time.Now()
 
 // mail is what other goroutines want of a loop.
 type mail struct {
@@ -103,7 +116,7 @@ func NewLoop(conf LoopConfig) (*Loop, error) {
 		return nil, fmt.Errorf("relay: eventfd: %w", err)
 	}
 	l := &Loop{
-		epfd: epfd, wake: wake, epoch: time.Now(), shared: conf.Shared, buf: make([]byte, loopBuffer),
+		epfd: epfd, wake: wake, epoch: epoch, shared: conf.Shared, buf: make([]byte, loopBuffer),
 		acceptors: map[int32]*acceptor{},
 	}
 	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: wakeSlot}
@@ -119,34 +132,25 @@ func NewLoop(conf LoopConfig) (*Loop, error) {
 // descriptor that is closed already meets nobody. Others have a negative Fd.
 const wakeSlot = -1
 
-// Listen makes the loop accept from ln's socket, until stop is called. Several loops may share a socket; ln itself stays the caller's.
-// The connections have the options (keep-alive, TCP_NODELAY) that the listening socket has.
-func (l *Loop) Listen(ln *net.TCPListener, limits *Limits, accept Accept) (stop func(), err error) {
+// Listen makes the loop accept from ln's socket (a *net.TCPListener's, or a Socket), until stop is called. Several loops may share a socket; ln itself stays
+// the caller's. The connections have the options (keep-alive, TCP_NODELAY) that the listening socket has.
+func (l *Loop) Listen(ln syscall.Conn, limits *Limits, accept Accept) (stop func(), err error) {
 	return l.listen(ln, &acceptor{limits: limits, accept: accept})
 }
 
 // Open is Listen for connections that have something to do before MQTT.
-func (l *Loop) Open(ln *net.TCPListener, limits *Limits, door Door) (stop func(), err error) {
+func (l *Loop) Open(ln syscall.Conn, limits *Limits, door Door) (stop func(), err error) {
 	return l.listen(ln, &acceptor{limits: limits, door: door})
 }
 
-func (l *Loop) listen(ln *net.TCPListener, a *acceptor) (stop func(), err error) {
-	f, err := ln.File() // a duplicate
+func (l *Loop) listen(ln syscall.Conn, a *acceptor) (stop func(), err error) {
+	fd, err := duplicate(ln)
 	if err != nil {
-		return nil, fmt.Errorf("relay: listen: %w", err)
-	}
-	defer f.Close()
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("relay: listen: %w", err)
-	}
-	if err := unix.SetNonblock(fd, true); err != nil {
-		unix.Close(fd)
 		return nil, fmt.Errorf("relay: listen: %w", err)
 	}
 	a.fd, a.batch = fd, 1
-	if at := ln.Addr().(*net.TCPAddr).AddrPort(); !at.Addr().IsUnspecified() {
-		a.local = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
+	if at := localAddr(fd); !at.Addr().IsUnspecified() {
+		a.local = at
 	}
 	key := int32(-2 - fd)
 	added := make(chan error, 1)
@@ -194,16 +198,22 @@ func (l *Loop) send(m mail) bool {
 	if l.closed {
 		return false
 	}
+	l.put(m)
+	return true
+}
+
+// put is send with mu held: an unlocked loop may end, and its descriptor may be somebody else's by then.
+func (l *Loop) put(m mail) {
 	l.mail = append(l.mail, m)
-	if !l.rung { // under the lock: an unlocked loop may end, and its descriptor may be somebody else's by now
+	if !l.rung {
 		l.rung = true
 		one := [8]byte{1} // little endian or not: any value above zero wakes
 		unix.Write(l.wake, one[:])
 	}
-	return true
 }
 
-// Run runs the loop until ctx ends. Then it stops accepting, closes the sessions that are left, and waits for the handshakes.
+// Run runs the loop until ctx ends. Then it stops accepting, closes the sessions that are left, and waits for the handshakes. A loop that retires
+// ends by itself.
 func (l *Loop) Run(ctx context.Context) error {
 	crowded := runtime.GOMAXPROCS(0) < roomy
 	end := context.AfterFunc(ctx, func() { l.send(mail{}) })
@@ -211,7 +221,8 @@ func (l *Loop) Run(ctx context.Context) error {
 	life, over := context.WithCancel(ctx)
 	defer over()
 	l.life = life
-	for ctx.Err() == nil {
+	l.woke = l.clock()
+	for ctx.Err() == nil && !l.left() {
 		n, err := l.wait()
 		if err != nil {
 			over()
@@ -219,6 +230,7 @@ func (l *Loop) Run(ctx context.Context) error {
 			return err
 		}
 		l.now = l.clock()
+		l.woke = l.now
 		for i := range l.events[:n] {
 			l.event(&l.events[i])
 		}
@@ -228,10 +240,14 @@ func (l *Loop) Run(ctx context.Context) error {
 		if n > 0 && l.shared != nil && !l.ticking {
 			l.tickShared()
 		}
+		if len(l.gifts) > 0 { // nothing of the turn is under way any more
+			l.give()
+		}
 		if crowded {
 			runtime.Gosched() // what we made runnable sits in this processor's queue, and a raw wait would keep it there
 		}
 	}
+	over()
 	l.finish()
 	return nil
 }
@@ -265,6 +281,7 @@ func (l *Loop) finish() {
 		h.end()
 	}
 	l.work.Wait()
+	l.tell(l.clock())
 	unix.Close(l.wake)
 	unix.Close(l.epfd)
 }
@@ -274,8 +291,10 @@ func (l *Loop) clock() int64 { return int64(time.Since(l.epoch)) + 1 } // +1: ze
 // wait waits for events. A busy loop waits by a raw system call: the Go scheduler's part in a blocking one (it gives the processor away and
 // takes it back) costs more than the call itself. Stop-the-world reaches a raw wait by a signal, hence Gosched on EINTR.
 func (l *Loop) wait() (int, error) {
-	timeout := l.wheel.timeout(l.clock())
-	if len(l.again)+len(l.steps) > 0 {
+	now := l.clock()
+	l.tell(now)
+	timeout := l.wheel.timeout(now)
+	if len(l.again)+len(l.steps)+len(l.gifts) > 0 {
 		timeout = 0
 	}
 	if l.busy {
@@ -418,8 +437,8 @@ func (l *Loop) adopt(a *acceptor, fd int, peer netip.AddrPort) {
 	l.place(c)
 }
 
-// place gives a session its slot, and its client's socket to the kernel to watch.
-func (l *Loop) place(c *conn) {
+// seat gives a session its slot.
+func (l *Loop) seat(c *conn) {
 	if n := len(l.free); n > 0 {
 		c.slot, l.free = l.free[n-1], l.free[:n-1]
 		l.conns[c.slot] = c
@@ -427,6 +446,11 @@ func (l *Loop) place(c *conn) {
 		c.slot = uint32(len(l.conns))
 		l.conns = append(l.conns, c)
 	}
+}
+
+// place gives a session its slot, and its client's socket to the kernel to watch.
+func (l *Loop) place(c *conn) {
+	l.seat(c)
 	// The first bytes are there as a rule. What comes after they have been read is an event.
 	if c.greet != nil {
 		c.greet.event(unix.EPOLLIN)
@@ -475,11 +499,14 @@ func (l *Loop) shakeHands() {
 	l.steps = l.steps[:n]
 }
 
-func (l *Loop) tick(e wheelEntry) {
+func (l *Loop) tick(at int64, e wheelEntry) {
 	c := e.conn
 	if c == nil {
 		e.call()
 		return
+	}
+	if c.home() != l || c.armed != at {
+		return // it has moved on, or back, or is looked at sooner
 	}
 	c.armed = 0
 	switch due := c.due(); {

@@ -42,13 +42,13 @@ func TestWheel(t *testing.T) {
 			}
 			waiting[c] = item{due, look}
 		}
-		fire := func(e wheelEntry) {
+		fire := func(at int64, e wheelEntry) {
 			it, ok := waiting[e.conn]
 			if !ok {
 				t.Fatalf("seed %d: fired twice", seed)
 			}
-			if it.look > now {
-				t.Fatalf("seed %d: fired %v before it said", seed, time.Duration(it.look-now))
+			if it.look > now || it.look != at {
+				t.Fatalf("seed %d: fired %v before it said, as what is due %v later", seed, time.Duration(it.look-now), time.Duration(at-it.look))
 			}
 			delete(waiting, e.conn)
 			if rnd.IntN(4) == 0 {

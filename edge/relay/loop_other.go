@@ -5,8 +5,8 @@ package relay
 import (
 	"context"
 	"errors"
-	"net"
 	"syscall"
+	"time"
 )
 
 // Supported reports whether this system has the epoll driver.
@@ -21,15 +21,39 @@ var errNoEpoll = errors.New("relay: no epoll on this system")
 func NewLoop(LoopConfig) (*Loop, error) { return nil, errNoEpoll }
 
 // Listen fails.
-func (*Loop) Listen(*net.TCPListener, *Limits, Accept) (stop func(), err error) {
+func (*Loop) Listen(syscall.Conn, *Limits, Accept) (stop func(), err error) {
 	return nil, errNoEpoll
 }
 
 // Open fails.
-func (*Loop) Open(*net.TCPListener, *Limits, Door) (stop func(), err error) { return nil, errNoEpoll }
+func (*Loop) Open(syscall.Conn, *Limits, Door) (stop func(), err error) { return nil, errNoEpoll }
 
 // Run fails.
 func (*Loop) Run(context.Context) error { return errNoEpoll }
+
+// Busy is nothing.
+func (*Loop) Busy() time.Duration { return 0 }
+
+// Sessions are none.
+func (*Loop) Sessions() int { return 0 }
+
+// Give does nothing.
+func (*Loop) Give(*Loop, int) {}
+
+// Retire does nothing.
+func (*Loop) Retire(*Loop) {}
+
+// Socket is a listening socket for loops.
+type Socket struct{}
+
+// NewSocket fails.
+func NewSocket(syscall.Conn) (*Socket, error) { return nil, errNoEpoll }
+
+// SyscallConn fails.
+func (*Socket) SyscallConn() (syscall.RawConn, error) { return nil, errNoEpoll }
+
+// Close does nothing.
+func (*Socket) Close() {}
 
 // userTimeoutControl does nothing: what notices a dead peer here is TCP's keep-alive.
 func userTimeoutControl(_, _ string, _ syscall.RawConn) error { return nil }

@@ -40,11 +40,7 @@ func loopMode(name string, client, broker wrapping) mode {
 			if client == (wrapping{}) {
 				return loop.Listen(ln, r.limits, func(_, _ netip.AddrPort) (Owner, bool) { return r.owner(), false })
 			}
-			door := &testDoor{owner: r.owner, w: client, server: tls13.NewServer(testTLS(), client.policy), failed: r.failed}
-			if r.pause != nil {
-				door.pause = func(c net.Conn) { pauseFor(c, r.pause(c)) }
-			}
-			return loop.Open(ln, r.limits, door)
+			return loop.Open(ln, r.limits, r.door(client))
 		})
 		return ln.Addr().(*net.TCPAddr).AddrPort(), loop.held
 	}
@@ -85,4 +81,13 @@ func narrow(t testing.TB, c syscall.Conn, which, size int) {
 		t.Fatal(err)
 	}
 	raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, which, size) })
+}
+
+// door welcomes r's clients with the layers of a wrapping.
+func (r relayed) door(w wrapping) *testDoor {
+	d := &testDoor{owner: r.owner, w: w, server: tls13.NewServer(testTLS(), w.policy), failed: r.failed}
+	if r.pause != nil {
+		d.pause = func(c net.Conn) { pauseFor(c, r.pause(c)) }
+	}
+	return d
 }

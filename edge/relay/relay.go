@@ -11,7 +11,8 @@
 // anything, so that a session can move from one process to another.
 //
 // Two drivers run sessions. [Loop] (Linux) is an epoll loop over raw descriptors: a session lives in it from accept to close and costs
-// no goroutine and, while idle, no buffer; TLS and WebSocket are a [Layer] each around its bytes. [Serve] runs one session over any
+// no goroutine and, while idle, no buffer; TLS and WebSocket are a [Layer] each around its bytes. A session that relays can move to another loop
+// ([Loop.Give]), so that there can be as many loops as the load wants. [Serve] runs one session over any
 // [Stream] with two goroutines: QUIC, and other systems. The same table of scripted sessions is run through the bare machine and both drivers.
 //
 // What the package refuses to do: it never looks into a PUBLISH, never invents or reorders an application message, and knows

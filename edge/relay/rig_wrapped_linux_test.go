@@ -63,6 +63,12 @@ func (c *ciphers) Adopt(l Layer) {
 	}
 }
 
+func (c *ciphers) Part(l Layer) {
+	if r, ok := l.(*tls13.Records); ok {
+		r.Bind(nil)
+	}
+}
+
 // testDoor welcomes clients with the layers of a wrapping.
 type testDoor struct {
 	owner  func() Owner

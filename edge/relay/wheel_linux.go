@@ -40,20 +40,21 @@ func (w *wheel) add(now, due int64, e wheelEntry) int64 {
 	return n * wheelTick
 }
 
-// advance gives fire what is due at now. fire may add entries.
-func (w *wheel) advance(now int64, fire func(wheelEntry)) {
+// advance gives fire what is due at now, and the time for which add entered it. fire may add entries.
+func (w *wheel) advance(now int64, fire func(at int64, e wheelEntry)) {
 	for w.at*wheelTick <= now {
 		if w.count == 0 {
 			w.at = now/wheelTick + 1
 			return
 		}
 		b := &w.buckets[w.at%wheelSize]
+		at := w.at * wheelTick
 		w.at++ // before fire: what that adds belongs to a later bucket
 		due := *b
 		*b = nil
 		w.count -= len(due)
 		for _, e := range due {
-			fire(e)
+			fire(at, e)
 		}
 		if cap(due) > cap(w.spare) {
 			clear(due)

@@ -113,6 +113,7 @@ func (c *conn) join() {
 	l.gen++
 	gen := l.gen
 	c.gen[Broker], c.dialing, c.way.hangUp = gen, true, cancel
+	c.way.joins++
 	l.work.Go(func() {
 		defer cancel()
 		w, err := target.Join(ctx)
@@ -130,6 +131,10 @@ func (w Wrapped) discard() {
 
 // joined goes on with the connection that join made.
 func (c *conn) joined(gen int32, w Wrapped, err error) {
+	if c.way != nil {
+		c.way.joins--
+		c.settle()
+	}
 	if c.closed || c.gen[Broker] != gen || c.way.hangUp == nil {
 		if err == nil {
 			w.discard()

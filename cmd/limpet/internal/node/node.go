@@ -130,8 +130,9 @@ func (n *Node) build(o *Options) error {
 	if err := n.listen(); err != nil {
 		return err
 	}
-	// The epoll loops wait in raw system calls, each with a processor in its hand: leave the others two.
-	if procs := max(c.Loops, 1) + 2; runtime.GOMAXPROCS(0) < procs {
+	// The epoll loops wait in raw system calls, each with a processor in its hand: leave the others two. A change stops the world, so it is made once, for
+	// the most loops that there may be; who has nothing to do costs nothing.
+	if procs := n.server.MostLoops() + 2; runtime.GOMAXPROCS(0) < procs {
 		runtime.GOMAXPROCS(procs)
 	}
 	return nil

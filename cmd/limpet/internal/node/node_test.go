@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -192,6 +193,21 @@ func TestWithoutItsStoresAnEdgeIsNotReadyButRuns(t *testing.T) {
 	}
 	if err := stop(); err != nil {
 		t.Errorf("end: %v", err)
+	}
+}
+
+// Loops that wait in system calls keep their processors: there are two more.
+func TestProcessorsBesideTheLoops(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	for loops, least := range map[int]int{0: 3, 1: 3, 3: 5} {
+		runtime.GOMAXPROCS(1)
+		_, stop := start(t, load(t, "store: none\nmesh_file: "+write(t, "mesh.yaml", "mesh: test\npools:\n  - name: default\n    brokers: [{id: b1, address: \"127.0.0.1:1\"}]\n"), fmt.Sprintf("loops: %d", loops)))
+		if n := runtime.GOMAXPROCS(0); n < least || loops > 0 && n > least {
+			t.Errorf("loops: %d: %d processors, want %d", loops, n, least)
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
