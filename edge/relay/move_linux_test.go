@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/limpet-mesh/limpet/edge/mqtt"
-	"github.com/limpet-mesh/limpet/edge/tls13"
 )
 
 // A carousel is loops that share a listener and give each other their sessions all the time.
