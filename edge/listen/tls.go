@@ -1,6 +1,10 @@
 package listen
 
 import (
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -58,7 +62,8 @@ type certificates struct {
 type policy struct {
 	configs map[string]*tls.Config // by the ALPN name that was agreed on, "" = none
 	all     []*tls.Certificate
-	names   map[string][]*tls.Certificate // by host name or wildcard
+	names   map[string][]*tls.Certificate // by host name
+	wild    map[string][]*tls.Certificate // by what follows a wildcard
 }
 
 func newCertificates(c TLSConfig, alpn []string, strict bool) (*certificates, error) {
@@ -151,7 +156,7 @@ func loadKeyPairs(pairs []KeyPair) (*policy, error) {
 	if len(pairs) == 0 {
 		return nil, fmt.Errorf("%w: no certificate is given", ErrConfig)
 	}
-	p := &policy{names: make(map[string][]*tls.Certificate)}
+	p := &policy{names: make(map[string][]*tls.Certificate), wild: make(map[string][]*tls.Certificate)}
 	for _, kp := range pairs {
 		cert, err := loadKeyPair(kp)
 		if err != nil {
@@ -160,7 +165,11 @@ func loadKeyPairs(pairs []KeyPair) (*policy, error) {
 		p.all = append(p.all, cert)
 		for _, name := range cert.Leaf.DNSNames {
 			name = strings.ToLower(strings.TrimSuffix(name, "."))
-			p.names[name] = append(p.names[name], cert)
+			if parent, ok := strings.CutPrefix(name, "*."); ok {
+				p.wild[parent] = append(p.wild[parent], cert)
+			} else {
+				p.names[name] = append(p.names[name], cert)
+			}
 		}
 	}
 	return p, nil
@@ -216,16 +225,54 @@ func (p *policy) choose(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if len(candidates) == 0 {
 		// RFC 6125 §6.4.3: a wildcard stands for the whole left-most label and no more.
 		if _, parent, ok := strings.Cut(name, "."); ok {
-			candidates = p.names["*."+parent]
+			candidates = p.wild[parent]
 		}
 	}
 	if len(candidates) == 0 {
 		candidates = p.all // a foreign name is supported by none of them: the first
 	}
+	if len(candidates) == 1 { // the client may like it or leave
+		return candidates[0], nil
+	}
 	for _, c := range candidates {
-		if hello.SupportsCertificate(c) == nil {
+		if supports(hello, c) {
 			return c, nil
 		}
 	}
 	return candidates[0], nil
+}
+
+// supports is hello.SupportsCertificate == nil. Of a client with TLS 1.3, which is what we speak with it then, only its signature schemes count
+// (RFC 8446 §4.4.2.2), and looking them up allocates nothing.
+func supports(hello *tls.ClientHelloInfo, c *tls.Certificate) bool {
+	if !slices.Contains(hello.SupportedVersions, tls.VersionTLS13) {
+		return hello.SupportsCertificate(c) == nil
+	}
+	for _, scheme := range schemes(c.Leaf.PublicKey) {
+		if slices.Contains(hello.SignatureSchemes, scheme) {
+			return true
+		}
+	}
+	return false
+}
+
+// The schemes of TLS 1.3 that a key can sign with (RFC 8446 §4.2.3).
+var (
+	schemesRSA     = []tls.SignatureScheme{tls.PSSWithSHA256, tls.PSSWithSHA384, tls.PSSWithSHA512}
+	schemesEd25519 = []tls.SignatureScheme{tls.Ed25519}
+	schemesECDSA   = map[elliptic.Curve][]tls.SignatureScheme{
+		elliptic.P256(): {tls.ECDSAWithP256AndSHA256}, elliptic.P384(): {tls.ECDSAWithP384AndSHA384}, elliptic.P521(): {tls.ECDSAWithP521AndSHA512},
+	}
+)
+
+func schemes(key any) []tls.SignatureScheme {
+	switch k := key.(type) {
+	case *rsa.PublicKey:
+		return schemesRSA
+	case ed25519.PublicKey:
+		return schemesEd25519
+	case *ecdsa.PublicKey:
+		return schemesECDSA[k.Curve]
+	}
+	return nil
 }
