@@ -500,11 +500,9 @@ func TestHandshakesTakeTurns(t *testing.T) {
 	loop := startLoop(t, nil, func(loop *Loop) (func(), error) { return loop.Open(ln, &Limits{}, door) })
 	served := make(chan []int, 1)
 	loop.ask(func() { // the loop stands here
-		var all []net.Conn
 		for range clients {
 			c := mustDial(t, ln.Addr().(*net.TCPAddr).AddrPort())
 			c.Write([]byte("x"))
-			all = append(all, c)
 		}
 		for key := range loop.acceptors {
 			for range 2 * clients { // a batch grows from one connection
