@@ -119,6 +119,7 @@ type site struct {
 	at     map[string]string // addresses by listener's name
 	admin  string
 	cert   string
+	ca     string // whom its clients trust
 	before []string
 	count  int // of other processes
 }
@@ -149,6 +150,7 @@ func newBroker(t *testing.T, before []string) *site {
 	if err := writeCertificate(s.cert); err != nil {
 		t.Fatal(err)
 	}
+	s.ca = s.cert
 	return s
 }
 
@@ -266,7 +268,7 @@ func (s *site) generator(scheme, listener string, before ...string) *generator {
 	}
 	target := load.Target{URL: scheme + "://" + address, Sources: sources(), Payload: 100}
 	if scheme == "mqtts" || scheme == "wss" {
-		target.CA = s.cert
+		target.CA = s.ca
 	}
 	text, err := json.Marshal(target)
 	if err != nil {
