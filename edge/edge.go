@@ -44,6 +44,9 @@ const (
 	commitAgain = 8
 	// warnEvery is how often what happens to each of many clients is said.
 	warnEvery = 10 * time.Second
+	// acceptCalm is how long accepting must not have failed to be said to work again: three times the longest pause between two tries,
+	// which is package listen's; a loop tries ten times a second.
+	acceptCalm = 3 * time.Second
 	// drainRate is how many sessions a second a leaving edge ends at least.
 	drainRate = 500
 )
@@ -403,8 +406,7 @@ type listener struct {
 	socket *relay.Socket          // for the loops, once they serve it
 	leave  map[*relay.Loop]func() // makes a loop stop accepting
 	closed bool
-
-	warned seldom // of accept's failure
+	outage outage // of accept
 }
 
 // share makes the listener one for loops.
@@ -496,13 +498,6 @@ func (ln *listener) close() {
 		socket.Close()
 	}
 	ln.open.Close()
-}
-
-// acceptFailed logs, now and then, that nobody can be accepted.
-func (ln *listener) acceptFailed(err error) {
-	if ln.warned.now() {
-		ln.srv.log.Warn().Err(err).Str("listener", ln.name).Int("sessions", ln.srv.Live()).Msg("accept failed; trying again")
-	}
 }
 
 func (ln *listener) rejected(o relay.Origin, r listen.Reason, err error) {

@@ -2,9 +2,15 @@ package main
 
 import (
 	"bufio"
+	"bytes"
+	"crypto/ed25519"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -88,20 +94,10 @@ func (s *server) stop() {
 
 // startEdge starts an edge that has no broker, and returns how to see that it serves: each call leaves a line in its log.
 func startEdge(t *testing.T) (s *server, serves func()) {
-	dir := t.TempDir()
-	for name, text := range map[string]string{
-		"mesh.yaml": "mesh: m\npools: [{name: default, probe: {type: none}, brokers: [{id: b, address: '127.0.0.1:1'}]}]\n",
-		"edge.yaml": "mesh: m\nid: e\nstore: none\nmesh_file: mesh.yaml\nadmin: {address: '127.0.0.1:0'}\nlisteners: [{type: tcp, address: '127.0.0.1:0'}]\n",
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	s = serve(t, "edge", "-c", filepath.Join(dir, "edge.yaml"))
-	at := s.line("accepting clients")
+	s, at := startEdgeIn(t, t.TempDir(), "")
 	return s, func() {
 		t.Helper()
-		c, err := net.Dial("tcp", at.Listeners["tcp"])
+		c, err := net.Dial("tcp", at["tcp"])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -112,6 +108,21 @@ func startEdge(t *testing.T) (s *server, serves func()) {
 			t.Fatalf("CONNACK %x, %v", ack, err)
 		}
 	}
+}
+
+// startEdgeIn starts an edge with its files in dir and a listener tcp, and others; at is where they are.
+func startEdgeIn(t *testing.T, dir, others string) (s *server, at map[string]string) {
+	t.Helper()
+	for name, text := range map[string]string{
+		"mesh.yaml": "mesh: m\npools: [{name: default, probe: {type: none}, brokers: [{id: b, address: '127.0.0.1:1'}]}]\n",
+		"edge.yaml": "mesh: m\nid: e\nstore: none\nmesh_file: mesh.yaml\nadmin: {address: '127.0.0.1:0'}\nlisteners: [{type: tcp, address: '127.0.0.1:0'}" + others + "]\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s = serve(t, "edge", "-c", filepath.Join(dir, "edge.yaml"))
+	return s, s.line("accepting clients").Listeners
 }
 
 // startStore starts a store, and returns how to see that it serves.
@@ -134,8 +145,9 @@ func startStore(t *testing.T) (s *server, serves func()) {
 
 var servers = map[string]func(*testing.T) (*server, func()){"edge": startEdge, "store": startStore}
 
-// SIGHUP asks for a reload. There is none yet, which is said, and no reason to die.
+// SIGHUP asks for a reload. Where there is none, or nothing to reload, that is said, and no reason to die.
 func TestHangup(t *testing.T) {
+	answers := map[string]struct{ level, message string }{"edge": {"info", "no listener has certificates"}, "store": {"warn", "there is no reload yet"}}
 	for name, start := range servers {
 		t.Run(name, func(t *testing.T) {
 			s, serves := start(t)
@@ -143,7 +155,7 @@ func TestHangup(t *testing.T) {
 				if err := s.Process.Signal(syscall.SIGHUP); err != nil {
 					t.Fatal(err)
 				}
-				if line := s.line("there is no reload yet"); line.Level != "warn" {
+				if line := s.line(answers[name].message); line.Level != answers[name].level {
 					t.Errorf("level %s", line.Level)
 				}
 			}
@@ -151,6 +163,53 @@ func TestHangup(t *testing.T) {
 			s.stop()
 		})
 	}
+}
+
+// SIGHUP makes an edge show the certificate that is in its file now.
+func TestHangupReloads(t *testing.T) {
+	dir := t.TempDir()
+	renew := func() (cert []byte) {
+		t.Helper()
+		_, key, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+		cert, err = x509.CreateCertificate(nil, template, template, key.Public(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, block := range map[string]*pem.Block{"a.pem": {Type: "CERTIFICATE", Bytes: cert}, "a.key": {Type: "PRIVATE KEY", Bytes: pkcs8}} {
+			if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return cert
+	}
+	want := renew()
+	s, at := startEdgeIn(t, dir, ", {type: tls, address: '127.0.0.1:0', tls: {certificates: [{cert: a.pem, key: a.key}]}}")
+	for range 3 {
+		c, err := tls.DialWithDialer(&net.Dialer{Timeout: patience}, "tcp", at["tls"], &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(c.ConnectionState().PeerCertificates[0].Raw, want) {
+			t.Fatal("another certificate than that in the file")
+		}
+		c.Close()
+		want = renew()
+		if err := s.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		if line := s.line("SIGHUP: certificates"); line.Level != "info" {
+			t.Errorf("level %s: %s", line.Level, line.Message)
+		}
+	}
+	s.stop()
 }
 
 // The reader of the log has died. What is written to it is lost, and nothing else.

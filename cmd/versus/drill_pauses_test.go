@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -59,6 +60,7 @@ func TestDrillPauses(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = store.Close() })
 	fill(t, store, 0, records)
+	other := s.otherCertificate()
 	s.startEdge([]listener{{"tls", "tls", ""}}, "tls_records: limpet", "log: {level: info}", "store: {etcd: {endpoints: ['http://"+line.address()+"']}}")
 	listed := func(n int) {
 		t.Helper()
@@ -107,7 +109,7 @@ func TestDrillPauses(t *testing.T) {
 	nothing := func() error { return nil }
 	during("the beginning", nothing)
 	delete(worst, "the beginning")
-	collections, next := 0, records
+	collections, next, reloads := 0, records, 0
 	for round := 1; round == 1 || time.Since(begun) < whole; round++ {
 		during("nothing", nothing)
 		before := s.holds().collections
@@ -143,10 +145,14 @@ func TestDrillPauses(t *testing.T) {
 			return nil
 		})
 		during("new certificates, SIGHUP", func() error {
-			if err := writeCertificate(s.cert); err != nil {
+			if err := s.exchange(other); err != nil {
 				return err
 			}
-			return syscall.Kill(s.edge.pid(), syscall.SIGHUP)
+			reloads++
+			if err := syscall.Kill(s.edge.pid(), syscall.SIGHUP); err != nil {
+				return err
+			}
+			return s.showsCertificate()
 		})
 	}
 	total := live.stop()
@@ -156,28 +162,63 @@ func TestDrillPauses(t *testing.T) {
 	}
 	figure(t, "pauses: %d clients, %.0f messages/s over TLS, %v; %d collections during the connects; goal 20 ms; generator: %s",
 		clients, 2*rate, time.Since(begun).Round(time.Second), collections, total.Lag)
-	figure(t, "pauses, SIGHUP: %s", s.reloaded())
-	if n := s.linesWith("SIGHUP"); n == 0 {
-		t.Error("the log says nothing of SIGHUP")
+	figure(t, "pauses, SIGHUP: %d times, and newcomers saw the new certificate", reloads)
+	if n := s.linesWith("SIGHUP: certificates, keys and client authorities are read again"); n != reloads {
+		t.Errorf("%d reloads, and %d lines about them", reloads, n)
 	}
 }
 
-// reloaded tells whether the edge shows the certificate that is in its file.
-func (s *site) reloaded() string {
+// otherCertificate makes a second one, which clients trust as they do the first.
+func (s *site) otherCertificate() (name string) {
 	s.t.Helper()
+	name = s.cert + ".other"
+	if err := writeCertificate(name); err != nil {
+		s.t.Fatal(err)
+	}
+	var both []byte
+	for _, file := range []string{s.cert, name} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		both = append(both, text...)
+	}
+	s.ca = s.file("ca.pem", string(both))
+	return name
+}
+
+// exchange lets the edge's certificate and the other change places.
+func (s *site) exchange(other string) error {
+	for _, end := range []string{"", ".key"} {
+		for _, move := range [][2]string{{s.cert, s.cert + ".third"}, {other, s.cert}, {s.cert + ".third", other}} {
+			if err := os.Rename(move[0]+end, move[1]+end); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// showsCertificate waits until newcomers see the certificate that is in the file.
+func (s *site) showsCertificate() error {
 	pair, err := tls.LoadX509KeyPair(s.cert, s.cert+".key")
 	if err != nil {
-		s.t.Fatal(err)
+		return err
 	}
-	c, err := tls.DialWithDialer(&net.Dialer{Timeout: patience}, "tcp", s.at["tls"], &tls.Config{InsecureSkipVerify: true})
-	if err != nil {
-		s.t.Fatal(err)
+	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		c, err := tls.DialWithDialer(&net.Dialer{Timeout: patience}, "tcp", s.at["tls"], &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			return err
+		}
+		shown := c.ConnectionState().PeerCertificates[0]
+		c.Close()
+		if shown.Equal(pair.Leaf) {
+			return nil
+		}
+		if time.Now().After(end) {
+			return errors.New("newcomers still see the old certificate")
+		}
 	}
-	defer c.Close()
-	if c.ConnectionState().PeerCertificates[0].Equal(pair.Leaf) {
-		return "newcomers see the new certificate"
-	}
-	return "newcomers still see the old certificate: this build does not reload"
 }
 
 // startStore starts an etcd that leaves the processors to the others, and returns its URL.

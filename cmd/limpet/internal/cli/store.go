@@ -50,7 +50,7 @@ node; its data directory can be given to a stand-alone etcd later.`,
 			}
 			log, queue := openLog(config.Log{Level: s.logLevel}, cmd.ErrOrStderr())
 			defer queue.close()
-			defer serveOn(log)()
+			defer serveOnRegardless(log)()
 			return s.run(cmd.Context(), cmd.OutOrStdout(), log)
 		},
 	}

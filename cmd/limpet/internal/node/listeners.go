@@ -14,7 +14,8 @@ import (
 func (n *Node) listen() error {
 	var errs []error
 	for i := range n.conf.Listeners {
-		_, err := n.server.Listen(listener(&n.conf.Listeners[i], n.conf))
+		l, err := n.server.Listen(listener(&n.conf.Listeners[i], n.conf))
+		n.listeners = append(n.listeners, l)
 		switch {
 		case errors.Is(err, listen.ErrBind):
 			errs = append(errs, n.locate(fmt.Sprintf("listeners[%d].address", i), err))

@@ -13,13 +13,7 @@ func (n *Node) locate(field string, err error) error {
 	if _, ok := errors.AsType[*config.Error](err); ok {
 		return err // it has its place: a mistake in the mesh file
 	}
-	var found []error
-	for _, e := range n.conf.CheckFiles() {
-		if one, ok := errors.AsType[*config.Error](e); ok && (one.Field == field || strings.HasPrefix(one.Field, field+".")) {
-			found = append(found, e)
-		}
-	}
-	if len(found) > 0 {
+	if found := n.mistakes(field); len(found) > 0 {
 		return errors.Join(found...)
 	}
 	message := err.Error()
@@ -27,6 +21,16 @@ func (n *Node) locate(field string, err error) error {
 		message = strings.TrimPrefix(message, of) // which package says it matters to nobody who reads the file
 	}
 	return n.conf.Errorf(field, "%s", message)
+}
+
+// mistakes are those in the files that field names.
+func (n *Node) mistakes(field string) (found []error) {
+	for _, e := range n.conf.CheckFiles() {
+		if one, ok := errors.AsType[*config.Error](e); ok && (one.Field == field || strings.HasPrefix(one.Field, field+".")) {
+			found = append(found, e)
+		}
+	}
+	return found
 }
 
 // storeField is the field that the store is made out of.
@@ -39,8 +43,10 @@ func storeField(c *config.Edge) string {
 
 // warnOfFiles logs the mistakes in the edge's files that do not keep it from starting, such as a certificate that has expired: those
 // clients that do not look are served, and the other listeners.
-func (n *Node) warnOfFiles() {
-	for _, err := range n.conf.CheckFiles() {
+func (n *Node) warnOfFiles() { n.warnOf(n.conf.CheckFiles()) }
+
+func (n *Node) warnOf(mistakes []error) {
+	for _, err := range mistakes {
 		n.log.Warn().Err(err).Msg("serving all the same, but a file needs attention")
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"sync"
 	"time"
@@ -27,6 +28,7 @@ import (
 	"github.com/limpet-mesh/limpet/edge"
 	"github.com/limpet-mesh/limpet/edge/admin"
 	"github.com/limpet-mesh/limpet/edge/config"
+	"github.com/limpet-mesh/limpet/edge/listen"
 	"github.com/limpet-mesh/limpet/edge/tls13"
 	"github.com/limpet-mesh/limpet/edge/upstream"
 	"github.com/limpet-mesh/limpet/failover"
@@ -51,6 +53,7 @@ type Node struct {
 	admin     *admin.Server
 	metrics   *prometheus.Registry
 	capacity  capacity
+	listeners []*listen.Listener // as in the configuration
 
 	mu sync.Mutex // one SetState at a time
 }
@@ -67,6 +70,8 @@ type Options struct {
 	Log     zerolog.Logger  // the zero value is one that logs nothing
 	LogLost func() uint64   // lines of Log that were dropped so far, for the metrics
 	Ready   func(Addresses) // is called once clients are accepted
+	// Hangups are SIGHUPs: each makes the edge read the TLS files of its listeners again. nil = none come.
+	Hangups <-chan os.Signal
 }
 
 // Run runs an edge until ctx ends, and then lets its sessions go within the grace period.
@@ -77,7 +82,7 @@ func Run(ctx context.Context, conf *config.Edge, o Options) (err error) {
 		return err
 	}
 	n.warnOfFiles()
-	return n.run(ctx, o.Ready)
+	return n.run(ctx, &o)
 }
 
 // build makes the parts; none of them runs yet.
@@ -140,7 +145,7 @@ func (n *Node) build(o *Options) error {
 
 var tlsRecords = map[config.TLSRecords]tls13.Policy{config.TLSRecordsStdlib: tls13.Crypto, config.TLSRecordsLimpet: tls13.Own}
 
-func (n *Node) run(ctx context.Context, ready func(Addresses)) error {
+func (n *Node) run(ctx context.Context, o *Options) error {
 	var base, middle, top group
 	failed, fail := context.WithCancel(context.Background())
 	defer fail()
@@ -165,6 +170,8 @@ func (n *Node) run(ctx context.Context, ready func(Addresses)) error {
 	admins.start(fail, func(ctx context.Context) error {
 		return n.admin.Run(ctx, admin.Handler(admin.Config{Ready: n.readiness, Metrics: n.metrics, Clients: n.clients}))
 	})
+	// It is waited for at the very end: a file system that hangs shall not keep clients and records from their end in order.
+	admins.start(fail, func(ctx context.Context) error { return n.heed(ctx, o.Hangups) })
 
 	timer := time.NewTimer(firstState)
 	select {
@@ -178,8 +185,8 @@ func (n *Node) run(ctx context.Context, ready func(Addresses)) error {
 		top.start(fail, n.server.Run)
 		n.log.Info().Str("edge", n.conf.ID).Str("mesh", n.conf.Mesh).Interface("listeners", n.addresses().Listeners).
 			Str("admin", n.admin.Addr().String()).Int("most", n.capacity.most).Str("most_by", n.capacity.origin).Msg("accepting clients")
-		if ready != nil {
-			ready(n.addresses())
+		if o.Ready != nil {
+			o.Ready(n.addresses())
 		}
 	}
 

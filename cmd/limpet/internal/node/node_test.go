@@ -21,7 +21,7 @@ import (
 // patience is how long a test waits for what should take milliseconds.
 const patience = 20 * time.Second
 
-// serveMQTT is a broker that accepts everybody and says no more.
+// serveMQTT is a broker that accepts everybody, and sends back what comes then.
 func serveMQTT(t *testing.T) string {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -46,7 +46,7 @@ func serveMQTT(t *testing.T) string {
 					buf = append(buf, p[:n]...)
 					if k, err := mqtt.ParseConnect(buf, 1<<20); err == nil {
 						c.Write(mqtt.AppendConnack(nil, k.Version, false, 0))
-						io.Copy(io.Discard, c)
+						io.Copy(c, c)
 						return
 					}
 				}
@@ -84,12 +84,17 @@ shutdown: {grace: 3s}
 // start runs a node; stop ends it and returns its error.
 func start(t *testing.T, conf *config.Edge) (at Addresses, stop func() error) {
 	t.Helper()
+	return startWith(t, conf, Options{})
+}
+
+// startWith is start with options, whose Version and Ready are set.
+func startWith(t *testing.T, conf *config.Edge, o Options) (at Addresses, stop func() error) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ready := make(chan Addresses, 1)
 	ended := make(chan error, 1)
-	go func() {
-		ended <- Run(ctx, conf, Options{Version: "test", Ready: func(a Addresses) { ready <- a }})
-	}()
+	o.Version, o.Ready = "test", func(a Addresses) { ready <- a }
+	go func() { ended <- Run(ctx, conf, o) }()
 	var over bool
 	var result error
 	stop = func() error {
