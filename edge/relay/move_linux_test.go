@@ -163,7 +163,7 @@ func TestTrafficOnTheMove(t *testing.T) {
 			var all sync.WaitGroup
 			for i := range sessions {
 				c := m.dial(t, addr)
-				c.SetDeadline(time.Now().Add(time.Minute))
+				c.SetDeadline(time.Now().Add(sized(time.Minute, 20*time.Minute)))
 				c.Write(connect311)
 				conn := receive(t, "route", conns)
 				if _, err := io.ReadFull(c, make([]byte, len(connack311))); err != nil {
