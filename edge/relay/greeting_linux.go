@@ -25,6 +25,7 @@ const maxHead = 5 + 16<<10
 // welcome reads and writes as if it could wait. It runs in a coroutine: where it would wait, its step is over, and the next one begins with the
 // next event, or the deadline. So a handshake costs no goroutine that the scheduler wakes up for each of the client's answers.
 type greeting struct {
+	loop        *Loop // also of c, until welcome has returned
 	c           *conn
 	fd          int
 	peer, local netip.AddrPort
@@ -35,6 +36,7 @@ type greeting struct {
 	begun       bool   // the loop's, as are these
 	ended       bool   // the kernel has said so, once
 	queued      bool   // in loop.steps
+	over        bool   // welcome has returned
 
 	// What welcome returned.
 	owner  Owner
@@ -51,7 +53,7 @@ type greeting struct {
 var _ net.Conn = (*greeting)(nil)
 
 func newGreeting(c *conn, peer, local netip.AddrPort, door Door) *greeting {
-	g := &greeting{c: c, fd: c.sock(Client), peer: peer, local: local, door: door}
+	g := &greeting{loop: c.loop, c: c, fd: c.sock(Client), peer: peer, local: local, door: door}
 	g.welcome = door.Come(g, c.loop.epoch.Add(time.Duration(c.s.AcceptedAt-1)))
 	return g
 }
@@ -59,7 +61,7 @@ func newGreeting(c *conn, peer, local netip.AddrPort, door Door) *greeting {
 // event is told by the loop what the kernel says of the socket.
 func (g *greeting) event(events uint32) {
 	const ending = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
-	l := g.c.loop
+	l := g.loop
 	if events&ending != 0 {
 		g.ended = true
 	}
@@ -89,7 +91,7 @@ func (g *greeting) event(events uint32) {
 func (g *greeting) queue() {
 	if !g.queued {
 		g.queued = true
-		g.c.loop.steps = append(g.c.loop.steps, g)
+		g.loop.steps = append(g.loop.steps, g)
 	}
 }
 
@@ -124,8 +126,7 @@ func (l *Loop) newHand() *hand {
 
 // run makes a step, and begins the session after the last one.
 func (g *greeting) run() {
-	c := g.c
-	l := c.loop
+	c, l := g.c, g.loop
 	if !g.begun {
 		g.begun = true
 		g.hand = l.newHand()
@@ -141,6 +142,7 @@ func (g *greeting) run() {
 		c.arm()
 		return
 	}
+	g.over = true
 	g.cut(net.ErrClosed) // the descriptor is the session's now, and later somebody else's
 	if g.hand.g = nil; len(l.hands) < maxHands {
 		l.hands = append(l.hands, g.hand)
@@ -198,7 +200,7 @@ func (g *greeting) due() int64 {
 	if by.IsZero() || !g.begun {
 		return 0
 	}
-	return int64(by.Sub(g.c.loop.epoch)) + 1
+	return int64(by.Sub(g.loop.epoch)) + 1
 }
 
 // may returns why nothing may be done any more.
@@ -263,8 +265,8 @@ func (g *greeting) Write(p []byte) (written int, err error) {
 // Close implements net.Conn: the loop closes the socket when welcome has returned.
 func (g *greeting) Close() error {
 	g.cut(net.ErrClosed)
-	g.c.loop.send(mail{call: func() {
-		if g.c.greet == g {
+	g.loop.send(mail{call: func() {
+		if !g.over {
 			g.queue()
 		}
 	}})
