@@ -1,25 +1,30 @@
 package edge
 
-import "time"
+import (
+	"sync"
+	"time"
+)
 
-// outage is a time in which nobody can be accepted: without descriptors, say. Zero: there is none.
-type outage struct{ first, last time.Time } // failures
+// outage is a time in which nobody can be accepted: without descriptors, say. Its lock is its own, and nothing is waited for under it: loops
+// take it.
+type outage struct {
+	mu          sync.Mutex
+	first, last time.Time // failures; zero: there is no outage
+}
 
-// acceptFailed is told of each failure by all who accept: many times a second, by several loops. It says when it begins; awaitAccept says when
-// it is over.
+// acceptFailed is told of each failure by all who accept: many times a second, by several loops. It says when an outage begins; awaitAccept
+// says when it is over.
 func (ln *listener) acceptFailed(err error) {
-	ln.mu.Lock()
-	now := time.Now()
-	begins := ln.outage.first.IsZero()
-	if begins {
-		ln.outage.first = now
-		ln.srv.log.Warn().Err(err).Str("listener", ln.name).Int("sessions", ln.srv.Live()).Msg("accept failed; trying again")
+	o := &ln.outage
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.last = time.Now()
+	if !o.first.IsZero() {
+		return
 	}
-	ln.outage.last = now
-	ln.mu.Unlock()
-	if begins {
-		ln.srv.task(ln.awaitAccept)
-	}
+	o.first = o.last
+	ln.srv.log.Warn().Err(err).Str("listener", ln.name).Int("sessions", ln.srv.Live()).Msg("accept failed; trying again")
+	ln.srv.task(ln.awaitAccept)
 }
 
 // awaitAccept waits until nothing has failed for acceptCalm. Whom a failure leaves waiting is tried again until it is accepted, so those who
@@ -27,16 +32,26 @@ func (ln *listener) acceptFailed(err error) {
 func (ln *listener) awaitAccept() {
 	for wait := acceptCalm; sleep(ln.srv.ctx, wait); {
 		ln.mu.Lock()
-		o, closed := ln.outage, ln.closed
-		if wait = time.Until(o.last.Add(acceptCalm)); wait <= 0 {
-			ln.outage = outage{}
-			if !closed {
-				ln.srv.log.Info().Str("listener", ln.name).Dur("failed_ms", o.last.Sub(o.first)).Int("sessions", ln.srv.Live()).Msg("accept works again")
-			}
-		}
+		closed := ln.closed
 		ln.mu.Unlock()
-		if wait <= 0 {
+		if wait = ln.acceptWorks(closed); wait <= 0 {
 			return
 		}
 	}
+}
+
+// acceptWorks ends an outage if it is over, quietly if the listener is closed; else it returns when to ask again.
+func (ln *listener) acceptWorks(closed bool) time.Duration {
+	o := &ln.outage
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	wait := time.Until(o.last.Add(acceptCalm))
+	if wait > 0 {
+		return wait
+	}
+	if !closed {
+		ln.srv.log.Info().Str("listener", ln.name).Dur("failed_ms", o.last.Sub(o.first)).Int("sessions", ln.srv.Live()).Msg("accept works again")
+	}
+	o.first, o.last = time.Time{}, time.Time{}
+	return 0
 }

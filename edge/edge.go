@@ -406,6 +406,7 @@ type listener struct {
 	socket *relay.Socket          // for the loops, once they serve it
 	leave  map[*relay.Loop]func() // makes a loop stop accepting
 	closed bool
+
 	outage outage // of accept
 }
 
