@@ -203,7 +203,7 @@ func TestDrillSlow(t *testing.T) {
 	n := sized(300, 9500) // an edge with 20,000 descriptors takes (20,000-256)/2 connections, whatever they have said
 	timeout, every := sized(time.Second, 10*time.Second), sized(50*time.Millisecond, time.Second)
 	quietly := sized(500*time.Millisecond, 10*time.Second)
-	most := sized(64<<10, 32<<10) // bytes for each, with what their handshakes leave for the collector
+	const most, spare = 32 << 10, 32 << 20 // bytes for each, beside the garbage that an edge's heap may hold before it is looked through
 	stranger, err := newNewcomer()
 	if err != nil {
 		t.Fatal(err)
@@ -302,7 +302,7 @@ func TestDrillSlow(t *testing.T) {
 			}
 			held := max(1, peak.descriptors-before.descriptors)
 			per := (peak.rss - before.rss) / int64(held)
-			if held > n/10 && per > int64(most) {
+			if most := most + int64(spare/held); held > n/10 && per > most {
 				t.Errorf("%d bytes for each of %d, want %d at most", per, held, most)
 			}
 			if layer.scheme == "" {

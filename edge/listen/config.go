@@ -56,7 +56,8 @@ type Config struct {
 // The numbers, together.
 const (
 	defaultHandshakeTimeout = 10 * time.Second
-	// defaultMaxHandshakes × some 12 KiB (a goroutine and a TLS connection that waits for its ClientHello) = 48 MiB.
+	// defaultMaxHandshakes × some 12 KiB (a stack and a TLS connection that waits for its ClientHello) = 48 MiB; × 31 KiB where
+	// all have shaken hands and dally with the HTTP request inside = 124 MiB.
 	defaultMaxHandshakes = 4096
 	// evictAfter: a handshake that is older than the deadline divided by this may be cut for a newcomer. An honest client needs
 	// milliseconds, or a round trip or two; a crowd of honest ones after an outage is served in order, since 4096 handshakes

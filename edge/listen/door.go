@@ -16,8 +16,8 @@ import (
 // Admit is asked who owns a connection that has shaken hands; nil: nobody, it is closed.
 type Admit func(o relay.Origin) relay.Owner
 
-// Door lets a relay.Loop accept for a TLS, WS or WSS listener: the loop accepts from RawTCP, and goroutines of its shake hands, within the
-// same bounds as those of Serve. Use either it or Serve.
+// Door lets a relay.Loop accept for a TLS, WS or WSS listener: the loop accepts from RawTCP, and shakes hands step by step, within the
+// same bounds as Serve. Use either it or Serve.
 func (l *Listener) Door(admit Admit) relay.Door { return &door{l, admit} }
 
 type door struct {

@@ -37,6 +37,7 @@ type greeting struct {
 	ended       bool   // the kernel has said so, once
 	queued      bool   // in loop.steps
 	over        bool   // welcome has returned
+	full        bool   // the socket took no more bytes: the kernel shall say when it does
 
 	// What welcome returned.
 	owner  Owner
@@ -47,7 +48,6 @@ type greeting struct {
 	failure error // why it must end
 	read    time.Time
 	write   time.Time
-	full    bool // the socket takes no more bytes now
 }
 
 var _ net.Conn = (*greeting)(nil)
@@ -172,20 +172,18 @@ func (c *conn) greeted(owner Owner, layers []Layer, rest []byte) {
 	}
 }
 
-// end is cut for the loop.
+// end is cut for the loop: welcome learns of it at once.
 func (g *greeting) end(err error) {
+	g.cut(err)
+	g.queue()
+}
+
+// cut makes welcome's calls fail from now on; the first reason counts.
+func (g *greeting) cut(err error) {
 	g.mu.Lock()
 	if g.failure == nil {
 		g.failure = err
 	}
-	g.mu.Unlock()
-	g.queue()
-}
-
-// cut makes welcome's calls fail from now on.
-func (g *greeting) cut(err error) {
-	g.mu.Lock()
-	g.failure = err
 	g.mu.Unlock()
 }
 

@@ -166,6 +166,17 @@ func small(t *testing.T, c syscall.Conn) {
 	narrow(t, c, unix.SO_RCVBUF, 4<<10)
 }
 
+// The first reason why a greeting ends is the one that its welcome hears.
+func TestAGreetingEndsOnce(t *testing.T) {
+	t.Parallel()
+	var g greeting
+	g.cut(os.ErrDeadlineExceeded)
+	g.cut(net.ErrClosed)
+	if err := g.may(&g.read); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("may: %v, want the deadline", err)
+	}
+}
+
 // A greeting is a net.Conn: its deadlines pass, and Close, from anywhere, ends what waits.
 func TestTheGreetingsConn(t *testing.T) {
 	t.Parallel()

@@ -72,7 +72,7 @@ type Loop struct {
 	load     atomic.Int64 // Busy
 	sessions atomic.Int64
 
-	work sync.WaitGroup  // goroutines that shake hands
+	work sync.WaitGroup  // goroutines that shake hands with brokers
 	life context.Context // theirs: ends with Run
 
 	mu      sync.Mutex
