@@ -83,7 +83,7 @@ type Config struct {
 type Listener struct {
 	listen.Config
 	Pool   string
-	Limits relay.Limits // Counters, Held and AcceptFailed are set by the server
+	Limits relay.Limits // Counters, Held, AcceptFailed and Full are set by the server
 }
 
 // Server accepts clients and relays them to their brokers.
@@ -135,7 +135,7 @@ func New(conf Config) (*Server, error) {
 // Listen opens a listener. Its clients wait in the kernel until Run.
 func (s *Server) Listen(conf Listener) (*listen.Listener, error) {
 	ln := &listener{srv: s, pool: conf.Pool, limits: conf.Limits, leave: map[*relay.Loop]func(){}}
-	ln.limits.Counters, ln.limits.Held, ln.limits.AcceptFailed = &s.counters, s.held, ln.acceptFailed
+	ln.limits.Counters, ln.limits.Held, ln.limits.AcceptFailed, ln.limits.Full = &s.counters, s.held, ln.acceptFailed, s.Full
 	conf.OnReject, conf.OnAcceptError = ln.rejected, ln.acceptFailed
 	l, err := listen.Open(conf.Config)
 	if err != nil {

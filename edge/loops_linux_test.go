@@ -193,3 +193,47 @@ func TestLoopsFollowTheLoad(t *testing.T) {
 	e.balanced()
 	e.stops()
 }
+
+// Who has had time for a CONNECT and has said none makes room for a newcomer in an edge that is full; clients do not, nor who has just come.
+func TestSilentOnesMakeRoom(t *testing.T) {
+	t.Parallel()
+	for name, timeout := range map[string]time.Duration{"long silent": 30 * time.Second, "just come": 10 * time.Minute} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := echoing(t)
+			e := m.edge("e1", func(c *Config, ln *Listener) { c.Loops, c.MaxConnections, ln.Limits.ConnectTimeout = 1, 4, timeout })
+			client, _ := e.connect(persistent("served"))
+			var silent []*session
+			for range 3 {
+				s := e.dial()
+				s.Write([]byte{0x10})
+				silent = append(silent, s)
+			}
+			eventually(t, "full", func() (bool, any) { return e.Full(), e.Live() })
+			if timeout > time.Minute {
+				e.dial().ends()
+			} else {
+				for i := range 3 {
+					eventually(t, "a newcomer is served", func() (bool, any) {
+						s := e.dial()
+						s.Write(mqtt.AppendConnect(nil, persistent(fmt.Sprint("newcomer ", i))))
+						_, err := s.connack(mqtt.V311)
+						return err == nil, err
+					})
+				}
+				for _, s := range silent {
+					s.ends()
+				}
+				e.dial().ends() // clients make no room
+			}
+			client.Write([]byte{0xc0, 0})
+			client.SetReadDeadline(time.Now().Add(patience))
+			if _, err := io.ReadFull(client, make([]byte, 2)); err != nil {
+				t.Errorf("the client: %v", err)
+			}
+			if timeout > time.Minute && e.Live() != 4 {
+				t.Errorf("%d sessions", e.Live())
+			}
+		})
+	}
+}

@@ -67,6 +67,7 @@ type Loop struct {
 	worked    time.Duration // what Busy tells
 	gifts     []gift        // under way
 	next      int           // slot to look at for one
+	looked    int           // slot that makeRoom has looked at
 	leaving   bool          // Retire was called
 
 	load     atomic.Int64 // Busy
@@ -396,6 +397,19 @@ func (l *Loop) acceptFrom(key int32) {
 	}
 }
 
+// makeRoom ends a session whose client has had time for its CONNECT, if it is among the next ones.
+func (l *Loop) makeRoom() {
+	for range min(makeRoomLooks, len(l.conns)) {
+		l.looked = (l.looked + 1) % len(l.conns)
+		c := l.conns[l.looked]
+		if c == nil || c.greet != nil || c.s.Phase > AwaitConnect || l.now < c.s.AcceptedAt+int64(c.s.limits.connectTimeout()/makeRoomAfter) {
+			continue
+		}
+		c.turn(func(out []Action) []Action { return c.s.Stop(ReasonOverload, l.now, out) })
+		return
+	}
+}
+
 // pause stops accepting for a moment: without descriptors a level-triggered listener would spin.
 func (l *Loop) pause(a *acceptor, key int32, wait time.Duration) {
 	if !a.paused {
@@ -419,6 +433,9 @@ func (l *Loop) adopt(a *acceptor, fd int, peer netip.AddrPort) {
 	local := a.local
 	if !local.IsValid() {
 		local = localAddr(fd)
+	}
+	if a.limits.Full != nil && a.limits.Full() {
+		l.makeRoom()
 	}
 	c := &conn{loop: l, fd: [2]int32{int32(fd), -1}}
 	if a.door != nil {

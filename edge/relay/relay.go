@@ -129,6 +129,9 @@ type Limits struct {
 	Held           *Budget       // bounds what sessions without a CONNACK hold together; nil = nothing does
 	// AcceptFailed is told when a loop can accept nobody for a moment, out of descriptors for instance. nil = nobody is.
 	AcceptFailed func(error)
+	// Full reports that there is no room for a newcomer: a loop then ends a session that has been there for a tenth of ConnectTimeout
+	// without a whole CONNECT, if it finds one, so that a crowd of silent ones shuts nobody out. nil = there always is.
+	Full func() bool
 	// Linger is how long a client may take to close after our last words, or after the broker's. 0 = DefaultLinger.
 	Linger time.Duration
 	// KeepAlive is how many times its Keep Alive a client may be silent. 0 = DefaultKeepAlive; below 0, nobody watches.
@@ -157,6 +160,12 @@ const (
 	maxConnack = 128 << 10
 	// freeHeld is what a session may hold before its CONNACK at nobody's expense: more than CONNECTs take in practice.
 	freeHeld = 2 << 10
+	// makeRoomAfter: who has been there for ConnectTimeout divided by this, and has not said a whole CONNECT, may have to make room. Nothing
+	// precedes a CONNECT here: an honest client's is under way when it is accepted.
+	makeRoomAfter = 10
+	// makeRoomLooks bounds how many sessions a loop looks at for one that is to make room: where silent ones are what fills an edge, it finds
+	// one, and where clients do, it costs little.
+	makeRoomLooks = 64
 	// maxAttempts bounds how often a session asks where to go: an owner that names the dead for ever must not keep a loop busy.
 	maxAttempts = 100
 	// maxGoodbye bounds a client's DISCONNECT that we look into; a longer one passes unread.
