@@ -27,6 +27,7 @@ const (
 	loopBudget  = 256 << 10 // bytes from one side before the other sessions get their turn
 	loopEvents  = 256       // events taken from the kernel at once
 	loopAccepts = 64        // connections accepted at once
+	loopTimers  = 64        // timers, and as many messages of other goroutines, before the sessions get their turn
 	busyWait    = 5         // ms: how long a busy loop waits without telling the Go scheduler
 	acceptPause = 100 * time.Millisecond
 	handTime    = 100 * time.Microsecond // for steps of handshakes, until it is the sessions' turn
@@ -237,7 +238,7 @@ func (l *Loop) Run(ctx context.Context) error {
 		}
 		l.readAgain()
 		l.shakeHands()
-		l.wheel.advance(l.now, l.tick)
+		l.wheel.advance(l.now, loopTimers, l.tick)
 		if n > 0 && l.shared != nil && !l.ticking {
 			l.tickShared()
 		}
@@ -343,11 +344,14 @@ func (l *Loop) event(ev *unix.EpollEvent) {
 }
 
 func (l *Loop) readMail() {
-	var eight [8]byte
-	unix.Read(l.wake, eight[:])
 	l.mu.Lock()
-	box := l.mail
-	l.mail, l.rung = nil, false
+	n := min(loopTimers, len(l.mail))
+	box := l.mail[:n:n]
+	if l.mail = l.mail[n:]; len(l.mail) == 0 { // otherwise the bell goes on ringing
+		var eight [8]byte
+		unix.Read(l.wake, eight[:])
+		l.mail, l.rung = nil, false
+	}
 	l.mu.Unlock()
 	for _, m := range box {
 		switch c := m.conn; {

@@ -74,7 +74,19 @@ func TestWheel(t *testing.T) {
 				}
 			}
 			before := len(waiting)
-			w.advance(now, fire)
+			for most := 1 + rnd.IntN(5); ; { // in so many turns as it takes
+				fired := 0
+				w.advance(now, most, func(at int64, e wheelEntry) { fired++; fire(at, e) })
+				if fired > most {
+					t.Fatalf("seed %d: fired %d, not %d", seed, fired, most)
+				}
+				if fired < most {
+					break
+				}
+				if w.fired > 0 && w.timeout(now) != 0 {
+					t.Fatalf("seed %d: waits %d ms amid what is due", seed, w.timeout(now))
+				}
+			}
 			if len(waiting) != before {
 				idle = 0
 			}

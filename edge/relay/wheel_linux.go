@@ -7,6 +7,7 @@ import "time"
 type wheel struct {
 	buckets [wheelSize][]wheelEntry
 	at      int64 // the bucket that is due next, counted from the epoch
+	fired   int   // of its entries; then no other enters it
 	first   int64 // no bucket before this one has entries
 	count   int
 	spare   []wheelEntry // an emptied bucket's memory
@@ -24,12 +25,12 @@ const (
 
 // add enters e at due and returns when it will be looked at.
 func (w *wheel) add(now, due int64, e wheelEntry) int64 {
-	if w.count == 0 {
+	if w.count == 0 && w.fired == 0 {
 		w.at = max(w.at, now/wheelTick) // it may have stood still for hours
 		w.first = w.at + wheelSize
 	}
 	n := (due + wheelTick - 1) / wheelTick // never early
-	n = min(max(n, w.at), w.at+wheelSize-1)
+	n = min(max(n, w.at+int64(min(w.fired, 1))), w.at+wheelSize-1)
 	w.first = min(w.first, n)
 	b := &w.buckets[n%wheelSize]
 	if *b == nil {
@@ -40,22 +41,27 @@ func (w *wheel) add(now, due int64, e wheelEntry) int64 {
 	return n * wheelTick
 }
 
-// advance gives fire what is due at now, and the time for which add entered it. fire may add entries.
-func (w *wheel) advance(now int64, fire func(at int64, e wheelEntry)) {
+// advance gives fire what is due at now, and the time for which add entered it: so many at most, in their order. fire may add entries.
+func (w *wheel) advance(now int64, most int, fire func(at int64, e wheelEntry)) {
 	for w.at*wheelTick <= now {
 		if w.count == 0 {
 			w.at = now/wheelTick + 1
 			return
 		}
 		b := &w.buckets[w.at%wheelSize]
-		at := w.at * wheelTick
-		w.at++ // before fire: what that adds belongs to a later bucket
 		due := *b
-		*b = nil
-		w.count -= len(due)
-		for _, e := range due {
-			fire(at, e)
+		for ; w.fired < len(due); most-- {
+			if most == 0 {
+				return
+			}
+			e := due[w.fired]
+			w.fired++
+			w.count--
+			fire(w.at*wheelTick, e)
 		}
+		*b = nil
+		w.fired = 0
+		w.at++
 		if cap(due) > cap(w.spare) {
 			clear(due)
 			w.spare = due[:0]
