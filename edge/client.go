@@ -102,6 +102,9 @@ func (s *Server) admit(ln *listener, o relay.Origin) *client {
 		reason = relay.ReasonShutdown
 	case s.conf.MaxConnections > 0 && n > int64(s.conf.MaxConnections):
 		reason = relay.ReasonOverload
+		if s.loops != nil {
+			s.loops.makeRoom()
+		}
 		if s.full.now() {
 			s.log.Warn().Int("most", s.conf.MaxConnections).Str("listener", ln.name).Msg("no room for another client: turned away")
 		}

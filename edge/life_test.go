@@ -24,7 +24,7 @@ import (
 // Whatever the tests have started has ended when the last of them has.
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// overWebSocket makes the edge's listener one that no loop serves.
+// overWebSocket makes the edge's listener one on which something precedes MQTT.
 func overWebSocket(_ *Config, l *Listener) {
 	l.Transport, l.WebSocket = listen.WS, listen.WebSocket{}
 }

@@ -109,6 +109,18 @@ func (f *loops) number() int {
 	return len(f.working) + len(f.retiring)
 }
 
+// makeRoom has each loop end a silent session, if it finds one, for somebody who was turned away and will come again.
+func (f *loops) makeRoom() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, l := range f.working {
+		l.MakeRoom()
+	}
+	for _, l := range f.retiring {
+		l.MakeRoom()
+	}
+}
+
 // busy is for how long all loops together have not waited, since there are any.
 func (f *loops) busy() time.Duration {
 	f.mu.Lock()

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/limpet-mesh/limpet/edge/mqtt"
+	"github.com/limpet-mesh/limpet/edge/relay"
 )
 
 // choir is clients that say packets and compare what comes back.
@@ -197,11 +198,18 @@ func TestLoopsFollowTheLoad(t *testing.T) {
 // Who has had time for a CONNECT and has said none makes room for a newcomer in an edge that is full; clients do not, nor who has just come.
 func TestSilentOnesMakeRoom(t *testing.T) {
 	t.Parallel()
-	for name, timeout := range map[string]time.Duration{"long silent": 30 * time.Second, "just come": 10 * time.Minute} {
-		t.Run(name, func(t *testing.T) {
+	for _, when := range []struct {
+		name    string
+		timeout time.Duration
+		loops   int
+	}{{"long silent", 30 * time.Second, 1}, {"long silent, to another loop", 30 * time.Second, 3}, {"just come", 10 * time.Minute, 1}} {
+		t.Run(when.name, func(t *testing.T) {
 			t.Parallel()
+			timeout := when.timeout
 			m := echoing(t)
-			e := m.edge("e1", func(c *Config, ln *Listener) { c.Loops, c.MaxConnections, ln.Limits.ConnectTimeout = 1, 4, timeout })
+			e := m.edge("e1", func(c *Config, ln *Listener) {
+				c.Loops, c.MaxConnections, ln.Limits.ConnectTimeout = when.loops, 4, timeout
+			})
 			client, _ := e.connect(persistent("served"))
 			var silent []*session
 			for range 3 {
@@ -213,6 +221,12 @@ func TestSilentOnesMakeRoom(t *testing.T) {
 			if timeout > time.Minute {
 				e.dial().ends()
 			} else {
+				eventually(t, "somebody who is not a loop's is turned away, and a silent one goes", func() (bool, any) {
+					if e.Live() == 4 && e.admit(e.listening()[0], relay.Origin{}) != nil {
+						t.Error("taken in")
+					}
+					return e.Live() < 4, e.Live()
+				})
 				for i := range 3 {
 					eventually(t, "a newcomer is served", func() (bool, any) {
 						s := e.dial()

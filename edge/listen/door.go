@@ -46,7 +46,7 @@ func (d *door) Enough(head []byte) bool {
 }
 
 // Come implements relay.Door.
-func (d *door) Come(conn net.Conn, accepted time.Time) func(context.Context) (relay.Owner, []relay.Layer, []byte) {
+func (d *door) Come(conn relay.Newcomer, accepted time.Time) func(context.Context) (relay.Owner, []relay.Layer, []byte) {
 	l := d.l
 	place := l.queue.enter(accepted, func() { _ = conn.Close() })
 	return func(ctx context.Context) (relay.Owner, []relay.Layer, []byte) {
@@ -58,6 +58,7 @@ func (d *door) Come(conn net.Conn, accepted time.Time) func(context.Context) (re
 			l.reject(o, err, ctx.Err() != nil, evicted)
 			return nil, layers, nil
 		}
+		conn.MakeRoom()
 		return d.admit(o), layers, rest
 	}
 }

@@ -50,7 +50,7 @@ type greeting struct {
 	write   time.Time
 }
 
-var _ net.Conn = (*greeting)(nil)
+var _ Newcomer = (*greeting)(nil)
 
 func newGreeting(c *conn, peer, local netip.AddrPort, door Door) *greeting {
 	g := &greeting{loop: c.loop, c: c, fd: c.sock(Client), peer: peer, local: local, door: door}
@@ -165,12 +165,16 @@ func (c *conn) greeted(owner Owner, layers []Layer, rest []byte) {
 		return
 	}
 	c.owner, c.wrap[Client] = owner, newWrap(layers, l.shared)
+	c.s.Heard[Client] = l.now
 	c.readable[Client] = true
 	c.behind(Client, rest)
 	if c.read(); !c.closed {
 		c.arm()
 	}
 }
+
+// MakeRoom implements Newcomer.
+func (g *greeting) MakeRoom() { g.loop.roomFor(g.c.s.limits) }
 
 // end is cut for the loop: welcome learns of it at once.
 func (g *greeting) end(err error) {

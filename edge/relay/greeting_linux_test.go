@@ -238,7 +238,7 @@ type connDoor struct {
 	run func(net.Conn)
 }
 
-func (d *connDoor) Come(conn net.Conn, _ time.Time) func(context.Context) (Owner, []Layer, []byte) {
+func (d *connDoor) Come(conn Newcomer, _ time.Time) func(context.Context) (Owner, []Layer, []byte) {
 	return func(context.Context) (Owner, []Layer, []byte) {
 		d.run(conn)
 		return nil, nil, nil
@@ -274,7 +274,7 @@ type restDoor struct {
 	want []byte
 }
 
-func (d *restDoor) Come(conn net.Conn, _ time.Time) func(context.Context) (Owner, []Layer, []byte) {
+func (d *restDoor) Come(conn Newcomer, _ time.Time) func(context.Context) (Owner, []Layer, []byte) {
 	return func(context.Context) (Owner, []Layer, []byte) {
 		io.ReadFull(conn, make([]byte, 1))
 		far, near := ws.New(ws.Client), ws.New(ws.Server)
@@ -421,7 +421,7 @@ type waitingDoor struct {
 	wait bool
 }
 
-func (d *waitingDoor) Come(conn net.Conn, at time.Time) func(context.Context) (Owner, []Layer, []byte) {
+func (d *waitingDoor) Come(conn Newcomer, at time.Time) func(context.Context) (Owner, []Layer, []byte) {
 	welcome := d.testDoor.Come(conn, at)
 	return func(ctx context.Context) (Owner, []Layer, []byte) {
 		owner, layers, rest := welcome(ctx)

@@ -44,6 +44,13 @@ type Wrapped struct {
 	Rest   []byte       // was read behind the handshakes: the first that the layers are to open
 }
 
+// A Newcomer is a connection before MQTT, as its Door sees it.
+type Newcomer interface {
+	net.Conn
+	// MakeRoom is called before the owner is asked for: in an edge that is full (Limits.Full), a silent session may go.
+	MakeRoom()
+}
+
 // A Door is a listener of a loop whose connections have something to do before MQTT: shake hands, or upgrade.
 type Door interface {
 	// Room reports whether another connection may come in, else how long to wait before asking again.
@@ -52,7 +59,7 @@ type Door interface {
 	// end, and returns its owner, nil to close the connection and wipe the layers, with the layers to wrap it in and what was read behind the
 	// handshakes. It is a coroutine of the loop's: it may wait for conn, by its own deadlines, and for nothing else. The connection's socket
 	// stays the loop's; Close, from any goroutine, makes its methods fail.
-	Come(conn net.Conn, accepted time.Time) (welcome func(context.Context) (Owner, []Layer, []byte))
+	Come(conn Newcomer, accepted time.Time) (welcome func(context.Context) (Owner, []Layer, []byte))
 	// Enough reports whether the first bytes of a connection are worth to begin with.
 	Enough(head []byte) bool
 }

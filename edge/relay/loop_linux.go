@@ -27,7 +27,7 @@ const (
 	loopBudget  = 256 << 10 // bytes from one side before the other sessions get their turn
 	loopEvents  = 256       // events taken from the kernel at once
 	loopAccepts = 64        // connections accepted at once
-	loopTimers  = 64        // timers, and as many messages of other goroutines, before the sessions get their turn
+	loopTimers  = 64        // timers, and as many messages of other goroutines, before the sessions get their turn; more where more are late
 	busyWait    = 5         // ms: how long a busy loop waits without telling the Go scheduler
 	acceptPause = 100 * time.Millisecond
 	handTime    = 100 * time.Microsecond // for steps of handshakes, until it is the sessions' turn
@@ -238,7 +238,7 @@ func (l *Loop) Run(ctx context.Context) error {
 		}
 		l.readAgain()
 		l.shakeHands()
-		l.wheel.advance(l.now, loopTimers, l.tick)
+		l.wheel.advance(l.now, l.wheel.most(l.now), l.tick)
 		if n > 0 && l.shared != nil && !l.ticking {
 			l.tickShared()
 		}
@@ -345,7 +345,7 @@ func (l *Loop) event(ev *unix.EpollEvent) {
 
 func (l *Loop) readMail() {
 	l.mu.Lock()
-	n := min(loopTimers, len(l.mail))
+	n := min(max(loopTimers, len(l.mail)/16), len(l.mail)) // however long a turn takes, a crowd of messages is through in some dozens
 	box := l.mail[:n:n]
 	if l.mail = l.mail[n:]; len(l.mail) == 0 { // otherwise the bell goes on ringing
 		var eight [8]byte
@@ -401,16 +401,35 @@ func (l *Loop) acceptFrom(key int32) {
 	}
 }
 
+// MakeRoom lets the loop end a session whose client has had time for its CONNECT, as for a newcomer of its own: for one that another loop
+// turns away, or that no loop has.
+func (l *Loop) MakeRoom() { l.send(mail{call: l.makeRoom}) }
+
+// roomFor makes room for a newcomer, where there is none.
+func (l *Loop) roomFor(limits *Limits) {
+	if limits.Full != nil && limits.Full() {
+		l.makeRoom()
+	}
+}
+
 // makeRoom ends a session whose client has had time for its CONNECT, if it is among the next ones.
 func (l *Loop) makeRoom() {
 	for range min(makeRoomLooks, len(l.conns)) {
 		l.looked = (l.looked + 1) % len(l.conns)
 		c := l.conns[l.looked]
-		if c == nil || c.greet != nil || c.s.Phase > AwaitConnect || l.now < c.s.AcceptedAt+int64(c.s.limits.connectTimeout()/makeRoomAfter) {
+		if c == nil || c.greet != nil || c.s.Phase > AwaitConnect || l.now < max(c.s.AcceptedAt, c.s.Heard[Client])+int64(c.s.limits.connectTimeout()/makeRoomAfter) {
 			continue
 		}
-		c.turn(func(out []Action) []Action { return c.s.Stop(ReasonOverload, l.now, out) })
-		return
+		c.readable[Client] = true // what came while the loop was held up counts
+		if c.read(); c.closed {
+			return
+		}
+		if c.s.Phase <= AwaitConnect {
+			c.feed(func(out []Action) []Action {
+				return c.s.cut(ReasonOverload, "made room: the edge is full, and this client had no CONNECT to say", out)
+			})
+			return
+		}
 	}
 }
 
@@ -438,9 +457,6 @@ func (l *Loop) adopt(a *acceptor, fd int, peer netip.AddrPort) {
 	if !local.IsValid() {
 		local = localAddr(fd)
 	}
-	if a.limits.Full != nil && a.limits.Full() {
-		l.makeRoom()
-	}
 	c := &conn{loop: l, fd: [2]int32{int32(fd), -1}}
 	if a.door != nil {
 		c.s.Start(a.limits, l.now, false)
@@ -448,6 +464,7 @@ func (l *Loop) adopt(a *acceptor, fd int, peer netip.AddrPort) {
 		l.place(c)
 		return
 	}
+	l.roomFor(a.limits)
 	owner, preamble := a.accept(peer, local)
 	if owner == nil {
 		closeSocket(fd)

@@ -102,6 +102,70 @@ func TestWheel(t *testing.T) {
 	}
 }
 
+// However many entries there are, and however long the turns of a loop that is busy: the wheel is late by a moment, and catches up.
+func TestWheelCatchesUp(t *testing.T) {
+	for _, turn := range []time.Duration{time.Millisecond, 25 * time.Millisecond, 100 * time.Millisecond} {
+		var w wheel
+		var now int64 = 1
+		again := func(_ int64, e wheelEntry) { w.add(now, now+int64(90*time.Second), e) }
+		for range 100_000 {
+			w.add(now, now+int64(90*time.Second), wheelEntry{conn: new(conn)})
+		}
+		latest := time.Duration(0)
+		for end := now + int64(3*time.Minute); now < end; now += int64(turn) {
+			w.advance(now, w.most(now), again)
+			latest = max(latest, time.Duration(now-w.at*wheelTick))
+		}
+		if latest > 5*time.Second { // all of them are due within one bucket
+			t.Errorf("with turns of %v the wheel is up to %v late", turn, latest)
+		}
+	}
+}
+
+// A crowd of messages is read in some dozens of turns, none of which has much of it, and the bell rings until the last one.
+func TestMuchMail(t *testing.T) {
+	l, err := NewLoop(LoopConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(l.epfd)
+	defer unix.Close(l.wake)
+	const crowd = 20_000
+	next := 0
+	for i := range crowd {
+		l.send(mail{call: func() {
+			if i != next {
+				t.Errorf("message %d comes as number %d", i, next)
+			}
+			next++
+		}})
+	}
+	turns := 0
+	for rings(t, l) {
+		before := next
+		l.readMail()
+		if turns++; next-before > max(loopTimers, (crowd-before)/16) {
+			t.Errorf("%d of %d messages in a turn", next-before, crowd-before)
+		}
+	}
+	if next != crowd || turns > 100 {
+		t.Errorf("%d of %d messages were read, in %d turns", next, crowd, turns)
+	}
+	if l.send(mail{}); !rings(t, l) {
+		t.Error("a message later does not ring")
+	}
+}
+
+// rings reports whether the loop's bell would wake it up.
+func rings(t *testing.T, l *Loop) bool {
+	t.Helper()
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(l.wake), Events: unix.POLLIN}}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n > 0
+}
+
 // On one host a connect can meet itself; here it is made to.
 func TestConnectionToItself(t *testing.T) {
 	for _, c := range []struct {

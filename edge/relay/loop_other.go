@@ -37,6 +37,9 @@ func (*Loop) Busy() time.Duration { return 0 }
 // Sessions are none.
 func (*Loop) Sessions() int { return 0 }
 
+// MakeRoom does nothing.
+func (*Loop) MakeRoom() {}
+
 // Give does nothing.
 func (*Loop) Give(*Loop, int) {}
 

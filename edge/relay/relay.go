@@ -129,8 +129,8 @@ type Limits struct {
 	Held           *Budget       // bounds what sessions without a CONNACK hold together; nil = nothing does
 	// AcceptFailed is told when a loop can accept nobody for a moment, out of descriptors for instance. nil = nobody is.
 	AcceptFailed func(error)
-	// Full reports that there is no room for a newcomer: a loop then ends a session that has been there for a tenth of ConnectTimeout
-	// without a whole CONNECT, if it finds one, so that a crowd of silent ones shuts nobody out. nil = there always is.
+	// Full reports that there is no room for a newcomer: a loop then ends a session that could have spoken for a tenth of ConnectTimeout
+	// and has no whole CONNECT, if it finds one, so that a crowd of silent ones shuts nobody out. nil = there always is.
 	Full func() bool
 	// Linger is how long a client may take to close after our last words, or after the broker's. 0 = DefaultLinger.
 	Linger time.Duration
@@ -160,8 +160,8 @@ const (
 	maxConnack = 128 << 10
 	// freeHeld is what a session may hold before its CONNACK at nobody's expense: more than CONNECTs take in practice.
 	freeHeld = 2 << 10
-	// makeRoomAfter: who has been there for ConnectTimeout divided by this, and has not said a whole CONNECT, may have to make room. Nothing
-	// precedes a CONNECT here: an honest client's is under way when it is accepted.
+	// makeRoomAfter: who could have spoken for ConnectTimeout divided by this, and has not said a whole CONNECT, may have to make room. An
+	// honest client's is under way when it is accepted, or has shaken hands.
 	makeRoomAfter = 10
 	// makeRoomLooks bounds how many sessions a loop looks at for one that is to make room: where silent ones are what fills an edge, it finds
 	// one, and where clients do, it costs little.

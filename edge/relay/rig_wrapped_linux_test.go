@@ -80,7 +80,7 @@ type testDoor struct {
 
 func (*testDoor) Room() (time.Duration, bool) { return 0, true }
 func (d *testDoor) Enough(head []byte) bool   { return len(head) > 0 }
-func (d *testDoor) Come(conn net.Conn, _ time.Time) func(context.Context) (Owner, []Layer, []byte) {
+func (d *testDoor) Come(conn Newcomer, _ time.Time) func(context.Context) (Owner, []Layer, []byte) {
 	return func(ctx context.Context) (Owner, []Layer, []byte) {
 		layers, rest, err := d.w.near(ctx, conn, d.server)
 		if err != nil {

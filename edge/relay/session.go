@@ -82,7 +82,7 @@ type State struct {
 
 	AcceptedAt, ConnectAt, DialedAt, ConnackAt int64
 	Deadline                                   int64    // Tick is due; 0 = never
-	Heard                                      [2]int64 // when this side's last bytes came; from the CONNACK on
+	Heard                                      [2]int64 // when this side's last bytes came, from the CONNACK on; the client's before: since when it can speak MQTT, 0 = AcceptedAt
 	Asked                                      int64    // when the client sent a PINGREQ; what Heard says of the broker may be newer
 
 	*Ends

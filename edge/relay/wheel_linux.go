@@ -69,6 +69,10 @@ func (w *wheel) advance(now int64, most int, fire func(at int64, e wheelEntry)) 
 	}
 }
 
+// most is how many entries to look at before the sessions get their turn: the more, the later the wheel is. Turns may be long, and every
+// session with a keep-alive is looked at once in a rotation.
+func (w *wheel) most(now int64) int { return loopTimers * int(1+max(0, now/wheelTick-w.at)) }
+
 // timeout is how long epoll_wait may wait, in ms; -1 = for ever.
 func (w *wheel) timeout(now int64) int {
 	if w.count == 0 {
