@@ -121,7 +121,7 @@ func (c *Cache) OnState(fn func(*State)) {
 }
 
 // OnAffinity has fn called for each affinity that the watch shows to have changed, on the cache's goroutine: fn must not
-// block. A deleted one has no Broker. After a listing the differences from what was known before are told;
+// block, nor keep the key (a copy is fine): it lies amid others. A deleted one has no Broker. After a listing the differences from what was known before are told;
 // the first listing differs from nothing, so it tells all. Notices are not told: they move nobody (ARCHITECTURE, promise 2).
 func (c *Cache) OnAffinity(fn func(pool, key string, a Affinity)) {
 	c.mu.Lock()

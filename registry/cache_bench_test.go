@@ -3,6 +3,7 @@ package registry
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"runtime"
 	"sync"
 	"testing"
@@ -141,8 +142,11 @@ func BenchmarkCacheUpdate(b *testing.B) {
 
 // BenchmarkCacheMemory reports what a record costs beside the bytes of its key, which another may hold.
 func BenchmarkCacheMemory(b *testing.B) {
-	for _, n := range []int{100_000, 1_000_000} {
+	for _, n := range []int{100_000, 1_000_000, 10_000_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			if n > 1_000_000 && os.Getenv("LIMPET_DRILLS") == "" {
+				b.Skip("2 GB: LIMPET_DRILLS=1")
+			}
 			for b.Loop() {
 				var before, after runtime.MemStats
 				runtime.GC()

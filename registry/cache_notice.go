@@ -63,7 +63,7 @@ func (c *Cache) Note(n Notice) {
 		*refused++
 		return
 	}
-	s := c.table.Load().make(n.Pool, n.Key)
+	s, _ := c.table.Load().make(n.Pool, n.Key)
 	s.mu.Lock()
 	if was, ok := s.overlay[n.Key]; ok && was.revision >= n.Revision {
 		s.mu.Unlock()
@@ -129,15 +129,15 @@ func (ns *notices) settle(c *Cache, revision int64) {
 // drop takes a notice off the table, unless a newer one has taken its place, and reports whether the table knows
 // as much as the notice did.
 func (ns *notices) drop(t *table, p pendingNotice) (confirmed bool) {
-	s := t.at(p.pool, p.key)
+	s, hash := t.at(p.pool, p.key)
 	if s == nil {
 		return false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	over, ok := s.overlay[p.key]
-	r, known := s.entries[p.key]
-	confirmed = r.Revision >= p.revision || ok && !over.affinity.Present() && !known
+	r := s.entries.get(hash, p.key)
+	confirmed = r != nil && r.revision() >= p.revision || ok && !over.affinity.Present() && r == nil
 	if ok && over.revision == p.revision {
 		delete(s.overlay, p.key)
 	}
@@ -183,7 +183,7 @@ func (ns *notices) swap(c *Cache, next *table, revision int64, another bool) {
 	kept := noticeHeap{}
 	bytes := 0
 	for _, p := range ns.pending {
-		s := old.at(p.pool, p.key)
+		s, _ := old.at(p.pool, p.key)
 		s.mu.RLock()
 		over, ok := s.overlay[p.key]
 		s.mu.RUnlock()
@@ -194,7 +194,7 @@ func (ns *notices) swap(c *Cache, next *table, revision int64, another bool) {
 		if !ok || over.revision != p.revision {
 			continue // a newer one has taken its place
 		}
-		n := next.make(p.pool, p.key)
+		n, _ := next.make(p.pool, p.key)
 		n.mu.Lock()
 		if n.overlay == nil {
 			n.overlay = make(map[string]provisional)

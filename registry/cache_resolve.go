@@ -46,7 +46,7 @@ func (c *Cache) Lookup(pool, key string) (Affinity, bool) {
 // find returns an affinity and SourceCache or SourceNotice, or 0 if nothing is known of the key.
 func (c *Cache) find(pool, key string) (Affinity, Source) {
 	t := c.table.Load()
-	s := t.at(pool, key)
+	s, hash := t.at(pool, key)
 	if s == nil {
 		return Affinity{}, 0
 	}
@@ -57,15 +57,19 @@ func (c *Cache) find(pool, key string) (Affinity, Source) {
 			return p.affinity, SourceNotice
 		}
 	}
-	r, ok := s.entries[key]
+	var a Affinity
+	var expires uint32
+	if p := s.entries.get(hash, key); p != nil {
+		a, expires = t.affinity(p), p.expires()
+	}
 	s.mu.RUnlock()
-	if !ok || r.over(c.wall.Load()) && c.Current() {
+	if !a.Present() || over(expires, c.wall.Load()) && c.Current() {
 		return Affinity{}, 0
 	}
-	if r.Revision == 0 {
-		r.expires = 1 // long due: the store that is there now does not have it
+	if a.Revision == 0 {
+		a.Expires = moment(1) // long due: the store that is there now does not have it
 	}
-	return r.Affinity(), SourceCache
+	return a, SourceCache
 }
 
 // TryResolve is Resolve where it need not wait; !ok: the store must be asked, which only Resolve does.

@@ -23,9 +23,13 @@ func (a *Affinity) Record() Record {
 	}
 	return Record{
 		Revision: a.Revision,
-		shared:   unique.Make(recordText{a.Broker, a.Home, a.Writer, a.Reason, string(a.Extra)}),
+		shared:   unique.Make(a.text()),
 		written:  seconds(a.Written), expires: seconds(a.Expires),
 	}
+}
+
+func (a *Affinity) text() recordText {
+	return recordText{a.Broker, a.Home, a.Writer, a.Reason, string(a.Extra)}
 }
 
 // Present reports whether r names a broker.
@@ -45,9 +49,14 @@ func (r Record) Affinity() Affinity {
 		return Affinity{}
 	}
 	t := r.shared.Value()
+	return t.affinity(r.Revision, r.written, r.expires)
+}
+
+// affinity is what says t. It allocates nothing, unless there is an Extra.
+func (t *recordText) affinity(revision int64, written, expires uint32) Affinity {
 	a := Affinity{
 		Broker: t.broker, Home: t.home, Writer: t.writer, Reason: t.reason,
-		Written: moment(r.written), Expires: moment(r.expires), Revision: r.Revision,
+		Written: moment(written), Expires: moment(expires), Revision: revision,
 	}
 	if t.extra != "" {
 		a.Extra = []byte(t.extra)
@@ -55,9 +64,9 @@ func (r Record) Affinity() Affinity {
 	return a
 }
 
-// over reports whether r counts as gone at now, in Unix seconds.
-func (r Record) over(now int64) bool {
-	return r.expires != 0 && int64(r.expires)+int64(ExpiryGrace/time.Second) < now
+// over reports whether a record that expires then counts as gone at now, both in Unix seconds.
+func over(expires uint32, now int64) bool {
+	return expires != 0 && int64(expires)+int64(ExpiryGrace/time.Second) < now
 }
 
 // seconds packs a time.

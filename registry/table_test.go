@@ -18,11 +18,8 @@ func (t *table) dump() map[PinRef]Affinity {
 
 // get reads as a cache does.
 func (t *table) get(pool, key string) Affinity {
-	s := t.at(pool, key)
-	if s == nil {
-		return Affinity{}
-	}
-	return s.entries[key].Affinity()
+	a, _ := t.lookup(pool, key)
+	return a
 }
 
 func TestTableKeepsEveryField(t *testing.T) {
