@@ -81,7 +81,7 @@ func (r *records) at(slot uint64) packed {
 
 // home is the first slot for a hash, of which a slot has the bits that count.
 func (r *records) home(hash uint64) int {
-	return int(hash >> (64 - bits.Len(uint(len(r.slots)-1))))
+	return int(hash & hashMask >> (64 - bits.Len(uint(len(r.slots)-1))))
 }
 
 // find returns the record of a key, nil if there is none, and its slot, or the one that it would have.
